@@ -1,0 +1,98 @@
+package errs
+
+import "strconv"
+
+// A Code is a number that DPS and IoT Hub clients parse: the HTTP status times
+// a thousand plus a subcode. Both services share this one catalogue.
+type Code int
+
+// Status returns the HTTP status a code carries.
+func (c Code) Status() int { return int(c) / 1000 }
+
+// Name returns the documented name of c, as the iothub-errorcode header
+// carries it, or the number in decimal when it has none.
+func (c Code) Name() string {
+	if n, ok := codeNames[c]; ok {
+		return n
+	}
+	return strconv.Itoa(int(c))
+}
+
+// The codes this project raises. IoT Hub and DPS document more; a number
+// appears here when something answers with it.
+const (
+	CodeBadRequest             Code = 400000
+	CodeInvalidProtocolVersion Code = 400001
+	CodeArgumentInvalid        Code = 400004
+	CodeArgumentNull           Code = 400005
+	CodeFormatError            Code = 400006
+	CodeCustomAllocation       Code = 400207
+	CodeHubNotSpecified        Code = 400208
+
+	CodeUnauthorized       Code = 401000
+	CodeHubNotFound        Code = 401001
+	CodeUnauthorizedAccess Code = 401002
+	CodeDeviceUnauthorized Code = 401003
+
+	CodeForbidden      Code = 403000
+	CodeDeviceDisabled Code = 403012
+
+	CodeGenericNotFound      Code = 404000
+	CodeDeviceNotFound       Code = 404001
+	CodeEnrollmentNotFound   Code = 404201
+	CodeRegistrationNotFound Code = 404202
+	CodeOperationNotFound    Code = 404203
+
+	CodeMethodNotAllowed Code = 405000
+
+	CodeConflict             Code = 409000
+	CodeDeviceAlreadyExists  Code = 409001
+	CodeEnrollmentConflict   Code = 409201
+	CodePrecondition         Code = 412000
+	CodePreconditionFailed   Code = 412001
+	CodeTooLarge             Code = 413000
+	CodeMessageTooLarge      Code = 413001
+	CodeUnsupportedMediaType Code = 415000
+	CodeTooManyRequests      Code = 429000
+	CodeThrottling           Code = 429001
+	CodeInternal             Code = 500000
+	CodeServerError          Code = 500001
+	CodeUnavailable          Code = 503000
+	CodeServiceUnavailable   Code = 503001
+)
+
+var codeNames = map[Code]string{
+	CodeBadRequest:             "GenericBadRequest",
+	CodeInvalidProtocolVersion: "InvalidProtocolVersion",
+	CodeArgumentInvalid:        "ArgumentInvalid",
+	CodeArgumentNull:           "ArgumentNull",
+	CodeFormatError:            "IotHubFormatError",
+	CodeCustomAllocation:       "CustomAllocationFailed",
+	CodeHubNotSpecified:        "CustomAllocationIotHubNotSpecified",
+	CodeUnauthorized:           "GenericUnauthorized",
+	CodeHubNotFound:            "IotHubNotFound",
+	CodeUnauthorizedAccess:     "IotHubUnauthorizedAccess",
+	CodeDeviceUnauthorized:     "IotHubUnauthorized",
+	CodeForbidden:              "GenericForbidden",
+	CodeDeviceDisabled:         "DeviceDisabled",
+	CodeGenericNotFound:        "GenericNotFound",
+	CodeDeviceNotFound:         "DeviceNotFound",
+	CodeEnrollmentNotFound:     "EnrollmentNotFound",
+	CodeRegistrationNotFound:   "DeviceRegistrationNotFound",
+	CodeOperationNotFound:      "AsyncOperationNotFound",
+	CodeMethodNotAllowed:       "GenericMethodNotAllowed",
+	CodeConflict:               "GenericConflict",
+	CodeDeviceAlreadyExists:    "DeviceAlreadyExists",
+	CodeEnrollmentConflict:     "EnrollmentConflict",
+	CodePrecondition:           "GenericPreconditionFailed",
+	CodePreconditionFailed:     "PreconditionFailed",
+	CodeTooLarge:               "GenericRequestEntityTooLarge",
+	CodeMessageTooLarge:        "MessageTooLarge",
+	CodeUnsupportedMediaType:   "GenericUnsupportedMediaType",
+	CodeTooManyRequests:        "GenericTooManyRequests",
+	CodeThrottling:             "ThrottlingException",
+	CodeInternal:               "GenericServerError",
+	CodeServerError:            "ServerError",
+	CodeUnavailable:            "GenericServiceUnavailable",
+	CodeServiceUnavailable:     "ServiceUnavailable",
+}

@@ -1,0 +1,175 @@
+// Package provision is the provisioning service: it decides whether a device
+// may come in, which hub becomes its home and what the hub is told, and keeps
+// the registration record. It does not know how the bytes arrived.
+package provision
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/errs"
+)
+
+// A Request is one call of a device, whatever wire it came in on.
+type Request struct {
+	Scope      string            // as the device spelled it
+	ID         string            // as the device spelled it
+	Credential attest.Credential // what it showed
+	Payload    json.RawMessage   // any JSON value, or nil
+	APIVersion string            // YYYY-MM-DD with an optional -preview
+	TrackingID errs.TrackingID
+	Wire       string // "https", for the decision record
+	Remote     string // the peer's address, for the decision record
+}
+
+// An Outcome is what a call came to. Exactly one member is set; every other
+// way a call can end is an error.
+type Outcome struct {
+	Challenge *Challenge // prove that the key is in that TPM, then ask again
+	Operation *Operation // accepted; poll it until it is final
+}
+
+// A Challenge is a key that only the TPM it was made for can use.
+type Challenge struct {
+	Blob    []byte // the activation blob
+	KeyName string // the skn of the token to sign with it
+}
+
+// An Operation is a registration under way or finished.
+type Operation struct {
+	ID           string
+	Registration Registration
+	// RetryAfter is how long to wait before polling; zero when final.
+	RetryAfter time.Duration
+}
+
+// A Status is where a registration stands, spelled as on the wire.
+type Status string
+
+// The registration statuses.
+const (
+	Unassigned Status = "unassigned"
+	Assigning  Status = "assigning"
+	Assigned   Status = "assigned"
+	Failed     Status = "failed"
+	Disabled   Status = "disabled"
+)
+
+// A Substatus says how an assignment came about.
+type Substatus string
+
+// The substatuses. Api-versions up to 2021-10-01 are answered
+// InitialAssignment where later ones see ReprovisionedToInitialAssignment.
+const (
+	InitialAssignment                Substatus = "initialAssignment"
+	DeviceDataMigrated               Substatus = "deviceDataMigrated"
+	DeviceDataReset                  Substatus = "deviceDataReset"
+	ReprovisionedToInitialAssignment Substatus = "reprovisionedToInitialAssignment"
+)
+
+// A Registration is the record of a device's last registration. The device
+// and the operator see the same one.
+type Registration struct {
+	Scope        device.IDScope
+	Key          device.RegistrationID // canonical, the record's key
+	ID           string                // as enrolled, or as the device spelled it
+	GroupID      string                // the enrollment group it came through, or empty
+	Attestation  attest.Type
+	Status       Status
+	Substatus    Substatus
+	Hub          string // host name
+	DeviceID     device.ID
+	ErrorCode    errs.Code
+	ErrorMessage string
+	Payload      json.RawMessage // what a custom allocation returned to the device
+	OperationID  string
+	ETag         string // opaque token, unquoted
+	Created      time.Time
+	Updated      time.Time
+
+	// HubKeyBlob is the activation blob that carries the hub key of a TPM
+	// device; useless without that TPM.
+	HubKeyBlob []byte
+	// StorageRootKey is the SRK (TPM2B_PUBLIC) the blob was made for.
+	StorageRootKey []byte
+}
+
+// A LinkedHub is a hub that devices can be assigned to.
+type LinkedHub struct {
+	Host       string `json:"host"`       // host name, with :port where it is not 443
+	Weight     int    `json:"weight"`     // 1 to 1000; its share under hashed allocation
+	Allocation bool   `json:"allocation"` // whether it takes part when an enrollment names no hubs
+}
+
+// EnrollmentReader is the part of the enrollment store that registration reads.
+type EnrollmentReader interface {
+	// Entry returns one enrollment, or an error of kind errs.NotFound.
+	Entry(ctx context.Context, scope device.IDScope, kind enroll.Kind, key device.RegistrationID) (*enroll.Entry, error)
+	// Groups returns every enrollment group of scope with the given
+	// attestation mechanism, ordered by key. The caller does not change them.
+	Groups(ctx context.Context, scope device.IDScope, mechanism attest.Type) ([]*enroll.Entry, error)
+}
+
+// Records keeps registration records. Each write is durable when it returns.
+type Records interface {
+	// Registration returns the record of key, or an error of kind errs.NotFound.
+	Registration(ctx context.Context, scope device.IDScope, key device.RegistrationID) (*Registration, error)
+	// ChangeRegistration reads the record (nil when there is none), lets decide
+	// say what it becomes and writes that, with no other write to it in
+	// between. Returning nil removes it. An error from decide is returned as it
+	// is and nothing is written.
+	ChangeRegistration(ctx context.Context, scope device.IDScope, key device.RegistrationID, decide func(*Registration) (*Registration, error)) error
+	// Registrations returns up to limit records made through the enrollment
+	// group, with keys above after, ordered by key.
+	Registrations(ctx context.Context, scope device.IDScope, group string, after device.RegistrationID, limit int) ([]*Registration, error)
+}
+
+// A Scope is one provisioning tenant.
+type Scope struct {
+	ID         device.IDScope
+	Allocation enroll.AllocationPolicy // where an enrollment names none
+}
+
+// Scopes knows the provisioning tenants of this server.
+type Scopes interface {
+	// Scope returns one, or an error of kind errs.NotFound.
+	Scope(ctx context.Context, id device.IDScope) (*Scope, error)
+}
+
+// Hubs is what registration needs of the hubs.
+type Hubs interface {
+	// Linked returns the hubs of scope, ordered by host.
+	Linked(ctx context.Context, scope device.IDScope) ([]LinkedHub, error)
+	// Assign gives the device its identity at the hub. It is idempotent, and
+	// durable when it returns.
+	Assign(ctx context.Context, a Assignment) error
+}
+
+// An Assignment is what a hub is told about a device.
+type Assignment struct {
+	Hub      string
+	DeviceID device.ID
+	IoTEdge  bool
+	// Keys authenticate the device at the hub, unless Thumbprint does: the
+	// SHA-256 thumbprint of its certificate, upper-case hexadecimal.
+	Keys       attest.SymmetricKeys
+	Thumbprint string
+	// Twin is what the device's twin starts with, or nil.
+	Twin *enroll.InitialTwin
+	// From is the device's place before; its zero value means this is the
+	// first. The identity there is removed.
+	From Place
+	// MigrateTwin takes the twin along from From; otherwise it starts anew
+	// when the device comes from elsewhere.
+	MigrateTwin bool
+}
+
+// A Place is a device identity at a hub.
+type Place struct {
+	Hub      string
+	DeviceID device.ID
+}
