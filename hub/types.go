@@ -77,15 +77,16 @@ type Registry interface {
 	// error from decide is returned as it is, and nothing is written. decide
 	// must not call the store and may be called more than once.
 	Change(ctx context.Context, hub string, id device.ID, decide func(*Device, *Twin) (*Device, *Twin, error)) error
-	// Move is Change for a device that leaves the place from: decide is given
-	// the identity and twin at the destination and the twin left behind (each
-	// nil when there is none); what was at from is removed with the same commit.
-	Move(ctx context.Context, from Place, hub string, id device.ID, decide func(at *Device, twin, left *Twin) (*Device, *Twin, error)) error
+	// Move is Change for a device that leaves the place from, which is another
+	// one: decide is given the identity and twin at the destination, and those
+	// left behind (each nil when there is none). What was at from is removed
+	// with the same commit.
+	Move(ctx context.Context, from Place, hub string, id device.ID, decide func(at *Device, twin *Twin, left *Device, leftTwin *Twin) (*Device, *Twin, error)) error
 }
 
 // A Place is a device identity at a hub.
 type Place struct {
-	Hub string
+	Hub string // as in Device
 	ID  device.ID
 }
 
