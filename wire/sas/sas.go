@@ -21,6 +21,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/url"
 	"strconv"
 	"strings"
@@ -203,8 +204,25 @@ func (t Token) Expired(now time.Time, skew time.Duration) bool {
 // mean the device's own key. The token is a secret until it expires.
 func Sign(key []byte, resource string, expiry time.Time, keyName string) string {
 	sr, se := escape(resource), strconv.FormatInt(expiry.Unix(), 10)
-	sig := base64.StdEncoding.EncodeToString(sign(key, stringToSign(sr, se)))
-	token := scheme + "sr=" + sr + "&sig=" + escape(sig) + "&se=" + se
+	return assemble(sr, se, sign(key, stringToSign(sr, se)), keyName)
+}
+
+// SignWith is [Sign] for a key that stays where it was made, such as in a TPM: mac returns the HMAC-SHA256 of msg under
+// it.
+func SignWith(mac func(msg []byte) ([]byte, error), resource string, expiry time.Time, keyName string) (string, error) {
+	sr, se := escape(resource), strconv.FormatInt(expiry.Unix(), 10)
+	sum, err := mac([]byte(stringToSign(sr, se)))
+	if err != nil {
+		return "", fmt.Errorf("signing a token: %w", err)
+	}
+	if len(sum) != sha256.Size {
+		return "", fmt.Errorf("signing a token: the key made %d bytes, which is not an HMAC-SHA256", len(sum))
+	}
+	return assemble(sr, se, sum, keyName), nil
+}
+
+func assemble(sr, se string, mac []byte, keyName string) string {
+	token := scheme + "sr=" + sr + "&sig=" + escape(base64.StdEncoding.EncodeToString(mac)) + "&se=" + se
 	if keyName != "" {
 		token += "&skn=" + escape(keyName)
 	}

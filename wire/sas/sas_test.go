@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -493,5 +494,24 @@ func BenchmarkParseAndVerify(b *testing.B) {
 		if err != nil || !tok.SignedBy(key) || !SameResource(tok.Resource, want) || tok.Expired(now, 0) {
 			b.Fatal("refused")
 		}
+	}
+}
+
+func TestSignWithAKeyThatStaysPut(t *testing.T) {
+	inside := func(msg []byte) ([]byte, error) {
+		h := hmac.New(sha256.New, key)
+		h.Write(msg)
+		return h.Sum(nil), nil
+	}
+	got, err := SignWith(inside, "hub.example/devices/a:b", expiry, "registration")
+	if want := Sign(key, "hub.example/devices/a:b", expiry, "registration"); err != nil || got != want {
+		t.Errorf("SignWith = %q, %v; Sign makes %q", got, err, want)
+	}
+	locked := errors.New("the TPM is in lockout")
+	if _, err := SignWith(func([]byte) ([]byte, error) { return nil, locked }, "r", expiry, ""); !errors.Is(err, locked) {
+		t.Errorf("a failing key: %v", err)
+	}
+	if _, err := SignWith(func([]byte) ([]byte, error) { return make([]byte, 20), nil }, "r", expiry, ""); err == nil {
+		t.Error("a 20-byte MAC became a token")
 	}
 }
