@@ -24,6 +24,7 @@ type Request struct {
 
 // A Route is one operation of an API.
 type Route struct {
+	// Method is empty for a path that is known and allows no method.
 	Method string
 	// Pattern is the path: literal segments, which match without case, and
 	// {names}, which match any one segment and become the request's path
@@ -132,9 +133,12 @@ func (t table) serve(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	var allowed []string
+	known, allowed := false, []string(nil)
 	for _, entry := range t {
 		if !entry.matches(segments) {
+			continue
+		}
+		if known = true; entry.Method == "" {
 			continue
 		}
 		if entry.Method != r.Method {
@@ -149,7 +153,7 @@ func (t table) serve(w http.ResponseWriter, r *Request) error {
 		}
 		return entry.Serve(w, r)
 	}
-	if allowed == nil {
+	if !known {
 		return errs.New(errs.NotFound, errs.CodeGenericNotFound, "There is no such resource")
 	}
 	slices.Sort(allowed)

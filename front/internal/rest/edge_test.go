@@ -63,6 +63,7 @@ func TestRoutes(t *testing.T) {
 		{"PUT", "/things/{id}", say("put")},
 		{"GET", "/things/{id}", say("get")},
 		{"GET", "/{scope}/things/{id}", say("scoped")},
+		{"", "/fixed", nil},
 	}
 	for _, c := range []struct{ method, path, want, route string }{
 		{"GET", "/things/a", "get a", "/things/{id}"},
@@ -88,6 +89,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/things//", errs.Invalid, ""},
 		{"DELETE", "/things/a", errs.NotAllowed, "GET, PUT"},
 		{"HEAD", "/things/query", errs.NotAllowed, "GET, POST, PUT"},
+		{"GET", "/fixed/", errs.NotAllowed, ""},
 		{"get", "/things/a", errs.NotAllowed, "GET, PUT"},
 	} {
 		x := send(t, httptest.NewRequest(c.method, c.path, nil), routes...)
