@@ -1,0 +1,225 @@
+package provision
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/errs"
+)
+
+// maxGroups is how many enrollment groups of one attestation mechanism a scope
+// may have: every registration through a group may have to try them all. It is
+// the original's limit.
+const maxGroups = 100
+
+// An EnrollerConfig is what an Enroller works with. All members are needed.
+type EnrollerConfig struct {
+	Store   EnrollmentStore
+	Records Records
+	Journal *Journal
+	Now     func() time.Time
+	Random  io.Reader
+}
+
+// EnrollmentStore is what an Enroller needs of the enrollment store.
+type EnrollmentStore interface {
+	enroll.Store
+	EnrollmentReader
+}
+
+// An Enroller is the operators' side of the service: enrollments, registration
+// records and decisions. Every method checks the caller's right before anything
+// else; without it the error is of kind errs.Denied.
+type Enroller struct{ EnrollerConfig }
+
+// NewEnroller returns an enroller.
+func NewEnroller(c EnrollerConfig) *Enroller { return &Enroller{c} }
+
+// Put creates an enrollment (match nil) or updates one whose entity tag match
+// accepts, and returns it with its symmetric keys. The errors are those of
+// enroll.Change.
+func (e *Enroller) Put(ctx context.Context, caller access.Caller, next *enroll.Entry, match Precondition) (*enroll.Entry, error) {
+	if err := caller.Require(access.EnrollmentWrite); err != nil {
+		return nil, err
+	}
+	if err := enroll.Validate(next); err != nil && match == nil {
+		return nil, err // what is updated may lean on what is stored; see enroll.Change
+	}
+	if err := e.checkGroupLimit(ctx, next, match); err != nil {
+		return nil, err
+	}
+	if err := e.checkDeviceID(ctx, next); err != nil {
+		return nil, err
+	}
+	var written *enroll.Entry
+	change := func(old *enroll.Entry) (_ *enroll.Entry, err error) {
+		written, err = enroll.Change(old, next, match, e.Now(), e.Random)
+		return written, err
+	}
+	if err := e.Store.ChangeEntry(ctx, next.Scope, next.Kind, next.Key(), change); err != nil {
+		return nil, err
+	}
+	return written, nil
+}
+
+func (e *Enroller) checkGroupLimit(ctx context.Context, next *enroll.Entry, match Precondition) error {
+	if next.Kind != enroll.Group || match != nil {
+		return nil
+	}
+	groups, err := e.Store.Groups(ctx, next.Scope, next.Attestation.Type)
+	if err != nil {
+		return err
+	}
+	if len(groups) >= maxGroups {
+		return errs.New(errs.Invalid, errs.CodeBadRequest, "enrollmentGroupId: there are %d %s groups already; %d are allowed", len(groups), next.Attestation.Type, maxGroups)
+	}
+	return nil
+}
+
+// checkDeviceID keeps a device that has a home from being renamed there.
+func (e *Enroller) checkDeviceID(ctx context.Context, next *enroll.Entry) error {
+	if next.Kind != enroll.Individual || next.DeviceID == "" {
+		return nil
+	}
+	record, err := e.Records.Registration(ctx, next.Scope, next.Key())
+	switch {
+	case errs.KindOf(err) == errs.NotFound:
+		return nil
+	case err != nil:
+		return err
+	case record.DeviceID != "" && record.DeviceID != next.DeviceID:
+		return errs.New(errs.Invalid, errs.CodeBadRequest, "deviceId: the device has registered as %q; delete its registration record first", record.DeviceID)
+	}
+	return nil
+}
+
+// Entry returns an enrollment, or an error of kind errs.NotFound.
+func (e *Enroller) Entry(ctx context.Context, caller access.Caller, scope device.IDScope, kind enroll.Kind, id string) (*enroll.Entry, error) {
+	if err := caller.Require(access.EnrollmentRead); err != nil {
+		return nil, err
+	}
+	key, err := parseID(kind, id)
+	if err != nil {
+		return nil, err
+	}
+	entry, err := e.Store.Entry(ctx, scope, kind, key)
+	if errs.KindOf(err) == errs.NotFound {
+		return nil, enroll.NotFound()
+	}
+	return entry, err
+}
+
+// Delete removes an enrollment if match (which may be nil) accepts its entity
+// tag. Registration records and hub identities stay.
+func (e *Enroller) Delete(ctx context.Context, caller access.Caller, scope device.IDScope, kind enroll.Kind, id string, match Precondition) error {
+	if err := caller.Require(access.EnrollmentWrite); err != nil {
+		return err
+	}
+	key, err := parseID(kind, id)
+	if err != nil {
+		return err
+	}
+	return e.Store.ChangeEntry(ctx, scope, kind, key, func(old *enroll.Entry) (*enroll.Entry, error) {
+		return nil, enroll.Remove(old, match)
+	})
+}
+
+// Entries returns a page of enrollments ordered by key.
+func (e *Enroller) Entries(ctx context.Context, caller access.Caller, scope device.IDScope, kind enroll.Kind, page Page) ([]*enroll.Entry, error) {
+	if err := caller.Require(access.EnrollmentRead); err != nil {
+		return nil, err
+	}
+	return e.Store.Entries(ctx, scope, kind, device.RegistrationID(page.After), page.Limit)
+}
+
+// AttestationMechanism returns what an enrollment expects, with its symmetric
+// keys.
+func (e *Enroller) AttestationMechanism(ctx context.Context, caller access.Caller, scope device.IDScope, kind enroll.Kind, id string) (attest.Mechanism, error) {
+	entry, err := e.Entry(ctx, caller, scope, kind, id)
+	if err != nil {
+		return attest.Mechanism{}, err
+	}
+	return entry.Attestation, nil
+}
+
+// Registration returns a registration record, or an error of kind
+// errs.NotFound.
+func (e *Enroller) Registration(ctx context.Context, caller access.Caller, scope device.IDScope, id string) (*Registration, error) {
+	if err := caller.Require(access.RegistrationStatusRead); err != nil {
+		return nil, err
+	}
+	key, err := parseID(enroll.Individual, id)
+	if err != nil {
+		return nil, err
+	}
+	record, err := e.Records.Registration(ctx, scope, key)
+	if errs.KindOf(err) == errs.NotFound {
+		return nil, recordNotFound()
+	}
+	return record, err
+}
+
+// DeleteRegistration removes a registration record if match (which may be nil)
+// accepts its entity tag. The device's identity at the hub stays.
+func (e *Enroller) DeleteRegistration(ctx context.Context, caller access.Caller, scope device.IDScope, id string, match Precondition) error {
+	if err := caller.Require(access.RegistrationStatusWrite); err != nil {
+		return err
+	}
+	key, err := parseID(enroll.Individual, id)
+	if err != nil {
+		return err
+	}
+	return e.Records.ChangeRegistration(ctx, scope, key, func(old *Registration) (*Registration, error) {
+		switch {
+		case old == nil:
+			return nil, recordNotFound()
+		case match != nil && !match(old.ETag):
+			return nil, errs.New(errs.Precondition, errs.CodePrecondition, "The etag is not the current one; read the registration again.")
+		}
+		return nil, nil
+	})
+}
+
+// Registrations returns a page of the records made through an enrollment
+// group, ordered by key. The group need not exist any more.
+func (e *Enroller) Registrations(ctx context.Context, caller access.Caller, scope device.IDScope, group string, page Page) ([]*Registration, error) {
+	if err := caller.Require(access.RegistrationStatusRead); err != nil {
+		return nil, err
+	}
+	if _, err := parseID(enroll.Group, group); err != nil {
+		return nil, err
+	}
+	return e.Records.Registrations(ctx, scope, group, device.RegistrationID(page.After), page.Limit)
+}
+
+// Decisions returns what was decided about a registration ID, or in the call
+// with a tracking ID, newest first. Only the last decisions are remembered.
+func (e *Enroller) Decisions(_ context.Context, caller access.Caller, scope device.IDScope, id string) ([]Decision, error) {
+	if err := caller.Require(access.RegistrationStatusRead); err != nil {
+		return nil, err
+	}
+	return e.Journal.find(scope, id), nil
+}
+
+func recordNotFound() error {
+	return errs.New(errs.NotFound, errs.CodeRegistrationNotFound, "Registration not found.")
+}
+
+// parseID reads the ID of a path.
+func parseID(kind enroll.Kind, id string) (device.RegistrationID, error) {
+	key, err := device.ParseRegistrationID(id)
+	if err != nil {
+		name := "registrationId"
+		if kind == enroll.Group {
+			name = "enrollmentGroupId"
+		}
+		return "", errs.New(errs.Invalid, errs.CodeBadRequest, "%s: %s", name, fmt.Sprint(err))
+	}
+	return key, nil
+}
