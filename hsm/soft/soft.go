@@ -24,7 +24,8 @@ const (
 
 	// sealedV1 is the first byte of what Seal returns: AES-256-GCM (NIST SP
 	// 800-38D) with a random nonce of 12 bytes before the ciphertext and its tag
-	// of 16. A random nonce is good for 2³² seals under one key.
+	// of 16. A random nonce is good for 2³² seals under one key, which a large
+	// fleet reaches; so every context has a key of its own.
 	sealedV1 = 1
 )
 
@@ -32,38 +33,53 @@ const (
 // hsm.Deriver, each with a key of its own made by HKDF-SHA256 (RFC 5869), and
 // is safe for concurrent use. It cannot be printed.
 type Key struct {
-	aead cipher.AEAD
-	// expand is a func so that no format verb can look into the key it holds.
-	expand func(info []byte, size int) ([]byte, error)
+	// The two purposes: HKDF-Expand with the key for each. They are funcs so
+	// that no format verb can look into the keys.
+	seal, derive func(info string, size int) ([]byte, error)
 }
 
 func newKey(secret []byte) (*Key, error) {
-	sealing, err := hkdf.Key(sha256.New, secret, nil, "berth server key: seal", 32)
+	seal, err := purpose(secret, "berth server key: seal")
 	if err != nil {
 		return nil, err
 	}
-	deriving, err := hkdf.Key(sha256.New, secret, nil, "berth server key: derive", 32)
+	derive, err := purpose(secret, "berth server key: derive")
 	if err != nil {
 		return nil, err
 	}
-	block, err := aes.NewCipher(sealing)
+	return &Key{seal, derive}, nil
+}
+
+func purpose(secret []byte, name string) (func(info string, size int) ([]byte, error), error) {
+	key, err := hkdf.Key(sha256.New, secret, nil, name, sha256.Size)
 	if err != nil {
 		return nil, err
 	}
-	aead, err := cipher.NewGCMWithRandomNonce(block)
+	return func(info string, size int) ([]byte, error) { return hkdf.Expand(sha256.New, key, info, size) }, nil
+}
+
+// aead returns the cipher of a context.
+func (k *Key) aead(context string) (cipher.AEAD, error) {
+	key, err := k.seal(context, 32)
 	if err != nil {
 		return nil, err
 	}
-	return &Key{aead, func(info []byte, size int) ([]byte, error) {
-		return hkdf.Expand(sha256.New, deriving, string(info), size)
-	}}, nil
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
 }
 
 // Seal implements hsm.Sealer. The result is 29 bytes longer than plaintext.
 func (k *Key) Seal(plaintext []byte, context string) ([]byte, error) {
-	sealed := make([]byte, 1, 1+len(plaintext)+k.aead.Overhead())
+	aead, err := k.aead(context)
+	if err != nil {
+		return nil, err
+	}
+	sealed := make([]byte, 1, 1+len(plaintext)+aead.Overhead())
 	sealed[0] = sealedV1
-	return k.aead.Seal(sealed, nil, plaintext, []byte(context)), nil
+	return aead.Seal(sealed, nil, plaintext, []byte(context)), nil
 }
 
 // Open implements hsm.Sealer.
@@ -71,7 +87,11 @@ func (k *Key) Open(sealed []byte, context string) ([]byte, error) {
 	if len(sealed) == 0 || sealed[0] != sealedV1 {
 		return nil, errors.New("not sealed in a form this program knows")
 	}
-	plaintext, err := k.aead.Open(nil, nil, sealed[1:], []byte(context))
+	aead, err := k.aead(context)
+	if err != nil {
+		return nil, err
+	}
+	plaintext, err := aead.Open(nil, nil, sealed[1:], []byte(context))
 	if err != nil {
 		return nil, errors.New("not sealed under this server key and context")
 	}
@@ -83,7 +103,7 @@ func (k *Key) Derive(info []byte, size int) ([]byte, error) {
 	if size < 1 {
 		return nil, fmt.Errorf("deriving a key of %d bytes: at least one is needed", size)
 	}
-	return k.expand(info, size)
+	return k.derive(string(info), size)
 }
 
 // Format writes a fixed word for every verb.

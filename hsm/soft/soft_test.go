@@ -137,7 +137,7 @@ func TestKeysStayWhatTheyAre(t *testing.T) {
 	if got, want := hex.EncodeToString(derived), "06cbd1017e753ff54a56a72c631f66f4"; got != want {
 		t.Errorf("derived %s, want %s", got, want)
 	}
-	sealed, err := hex.DecodeString("0136c508e34fef2f9821faa9a09f05455107b5ce5dc7fd5bbd5e60cdc2bed735bc9401cd14df600a7f9b5ae4")
+	sealed, err := hex.DecodeString("01e1ffc660cbe2c22d93062ec3fad2c8a01be973260aa2a60c27a44a116f96b647a81c8bb749056cb64d2c0c")
 	if err != nil {
 		t.Fatal(err)
 	}
