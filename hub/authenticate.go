@@ -1,0 +1,205 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/errs"
+)
+
+// An Attempt is someone claiming to be a device.
+type Attempt struct {
+	Host       Host
+	ID         device.ID       // who they claim to be
+	Device     *Device         // the identity under that ID, nil when there is none
+	Policies   []access.Policy // of the hub
+	Credential attest.Credential
+	Now        time.Time
+}
+
+// skew is how far a device's clock may be behind ours.
+const skew = 5 * time.Minute
+
+// AuthenticateDevice judges an attempt. A device proves itself by a SAS token
+// made with one of its keys, or by a certificate with one of its thumbprints;
+// a token made with the key of a hub policy that has DeviceConnect speaks for
+// any device. A disabled device is refused after that.
+//
+// What a stranger is told depends only on what they presented, until they
+// proved to hold a key: the same words refuse an unknown device and a known one
+// with another credential. The findings say which it was.
+func AuthenticateDevice(a Attempt) attest.Verdict {
+	var v attest.Verdict
+	switch {
+	case a.Credential.Token == nil && len(a.Credential.Chain) == 0:
+		v.Refuse(denied(errs.CodeUnauthorizedAccess, "neither a SAS token nor a client certificate was presented"),
+			"credential", "nothing was presented")
+	case a.byPolicy():
+		a.judgePolicyToken(&v)
+	case a.byCertificate():
+		a.judgeCertificate(&v)
+	default:
+		a.judgeDeviceToken(&v)
+	}
+	if v.Accepted() {
+		a.judgeStatus(&v)
+	}
+	return v
+}
+
+// byPolicy: a token with a key name was made by the policy of that name.
+func (a Attempt) byPolicy() bool {
+	return a.Credential.Token != nil && a.Credential.Token.KeyName != ""
+}
+
+// byCertificate: where both were presented, the kind of device decides.
+func (a Attempt) byCertificate() bool {
+	return a.Credential.Token == nil ||
+		len(a.Credential.Chain) > 0 && a.Device != nil && a.Device.Auth.Type == AuthSelfSigned
+}
+
+func (a Attempt) judgePolicyToken(v *attest.Verdict) {
+	caller, err := access.Authenticate(a.Policies, *a.Credential.Token, a.covered, a.Now)
+	if err != nil {
+		v.Refuse(errs.Public(err), "policy token", "%v", errors.Unwrap(err))
+		return
+	}
+	if err := caller.Require(access.HubDeviceConnect); err != nil {
+		v.Refuse(denied(errs.CodeUnauthorizedAccess, "policy %q lacks DeviceConnect", caller.Policy),
+			"rights", "%v", errors.Unwrap(err))
+		return
+	}
+	v.Saw("policy token", "made with a key of policy %q, which has DeviceConnect", caller.Policy)
+}
+
+func (a Attempt) judgeDeviceToken(v *attest.Verdict) {
+	token := *a.Credential.Token
+	refusal := denied(errs.CodeUnauthorizedAccess, "the token was not made with a key of this device")
+	switch {
+	case a.Device == nil:
+		v.Refuse(refusal, "device", "there is no device %q at %s", a.ID, a.Host.Name)
+		return
+	case a.Device.Auth.Type != AuthSAS:
+		v.Refuse(refusal, "authentication type", "a SAS token was presented, the device's type is %s", a.Device.Auth.Type)
+		return
+	case token.SignedBy(a.Device.Auth.Keys.Primary.Bytes()):
+		v.Saw("signature", "made with the primary key")
+	case token.SignedBy(a.Device.Auth.Keys.Secondary.Bytes()):
+		v.Saw("signature", "made with the secondary key")
+	default:
+		v.Refuse(refusal, "signature", "made with neither key of the device")
+		return
+	}
+	if !a.covered(token.Resource) {
+		v.Refuse(denied(errs.CodeUnauthorizedAccess, "the token is for another resource"),
+			"audience", "the token is for %q, not for device %q at %s", token.Resource, a.ID, a.Host.Name)
+		return
+	}
+	v.Saw("audience", "the token is for %q", token.Resource)
+	expiry := token.Expiry.UTC().Format(time.RFC3339)
+	if token.Expired(a.Now, skew) {
+		v.Refuse(denied(errs.CodeUnauthorizedAccess, "the token expired at %s", expiry),
+			"expiry", "the token expired at %s, it is %s", expiry, a.Now.UTC().Format(time.RFC3339))
+		return
+	}
+	v.Saw("expiry", "the token expires at %s", expiry)
+}
+
+// judgeCertificate compares thumbprints: the certificate itself was pinned, so
+// who issued it and until when do not matter. TLS proved possession of its key.
+// A SHA-1 thumbprint is as good as one can be that the operator wrote down: to
+// pass for it takes a second preimage, which a collision does not give.
+func (a Attempt) judgeCertificate(v *attest.Verdict) {
+	if len(a.Credential.Chain) == 0 {
+		v.Refuse(denied(errs.CodeDeviceUnauthorized, "no client certificate was presented"), "certificate", "none was presented")
+		return
+	}
+	leaf := a.Credential.Chain[0]
+	sha1, sha256 := attest.ThumbprintSHA1(leaf.Raw), attest.Thumbprint(leaf.Raw)
+	refusal := denied(errs.CodeDeviceUnauthorized,
+		"the client certificate with SHA-1 thumbprint %s and SHA-256 thumbprint %s is not registered for this device", sha1, sha256)
+	if a.Device == nil {
+		v.Refuse(refusal, "device", "there is no device %q at %s", a.ID, a.Host.Name)
+		return
+	}
+	auth := a.Device.Auth
+	if auth.Type != AuthSelfSigned {
+		v.Refuse(refusal, "authentication type", "a certificate was presented, the device's type is %s", auth.Type)
+		return
+	}
+	for _, want := range []string{auth.PrimaryThumbprint, auth.SecondaryThumbprint} {
+		if strings.EqualFold(want, sha256) || strings.EqualFold(want, sha1) {
+			v.Saw("thumbprint", "the certificate has the registered thumbprint %s", want)
+			return
+		}
+	}
+	v.Refuse(refusal, "thumbprint", "presented: SHA-1 %s, SHA-256 %s; registered: primary %s, secondary %s",
+		sha1, sha256, auth.PrimaryThumbprint, auth.SecondaryThumbprint)
+}
+
+func (a Attempt) judgeStatus(v *attest.Verdict) {
+	switch {
+	case a.Device == nil:
+		v.Refuse(notFound(a.ID), "device", "there is no device %q at %s", a.ID, a.Host.Name)
+	case a.Device.Disabled:
+		v.Refuse(errs.New(errs.Forbidden, errs.CodeDeviceDisabled, "The device is disabled"),
+			"status", "the device is disabled: %q", a.Device.StatusReason)
+	default:
+		v.Saw("status", "the device is enabled")
+	}
+}
+
+func (a Attempt) covered(resource string) bool {
+	return a.Host.covers(resource, "/devices/"+string(a.ID))
+}
+
+func denied(code errs.Code, format string, args ...any) *errs.Error {
+	return errs.New(errs.Denied, code, "Unauthorized: "+format, args...)
+}
+
+// A Sender is a device that proved itself, or a program that may speak for it.
+type Sender struct {
+	Hub          string
+	ID           device.ID
+	GenerationID string
+	// Method is how it proved itself, in the JSON form of the message property
+	// iothub-connection-auth-method.
+	Method string
+}
+
+// Authenticate lets a device in, or says why not: the error's cause is the
+// decision's last finding.
+func (s *Service) Authenticate(ctx context.Context, h Host, id device.ID, credential attest.Credential) (Sender, error) {
+	d, err := s.device(ctx, h.Name, id)
+	if err != nil && errs.KindOf(err) != errs.NotFound {
+		return Sender{}, err
+	}
+	policies, err := s.policies.Policies(ctx, access.HubOwner(h.Name))
+	if err != nil {
+		return Sender{}, fmt.Errorf("reading the policies of %s: %w", h.Name, err)
+	}
+	a := Attempt{Host: h, ID: id, Device: d, Policies: policies, Credential: credential, Now: s.now()}
+	v := AuthenticateDevice(a)
+	if !v.Accepted() {
+		last := v.Findings[len(v.Findings)-1]
+		return Sender{}, v.Refusal.WithCause(fmt.Errorf("%s: %s", last.Check, last.Detail))
+	}
+	return Sender{h.Name, id, d.GenerationID, a.method()}, nil
+}
+
+func (a Attempt) method() string {
+	scope, kind := "device", "sas"
+	switch {
+	case a.byPolicy():
+		scope = "hub"
+	case a.byCertificate():
+		kind = "x509"
+	}
+	return `{"scope":"` + scope + `","type":"` + kind + `","issuer":"iothub","acceptingIpFilterRule":null}`
+}

@@ -1,0 +1,71 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+	"maps"
+
+	"github.com/berth-iot/berth/errs"
+)
+
+// The documented limits of device-to-cloud messages.
+const (
+	MaxMessageSize = 256 << 10 // bytes, properties included; a batch shares it
+	MaxBatch       = 500       // messages
+)
+
+// The system properties that the hub sets, by their names without the prefix
+// "iothub-". What a device sends under these names is replaced.
+const (
+	connectionDeviceID     = "connection-device-id"
+	connectionGenerationID = "connection-auth-generation-id"
+	connectionAuthMethod   = "connection-auth-method"
+	messageSource          = "message-source"
+	enqueuedTime           = "enqueuedtime"
+)
+
+// Ingest keeps what a device sent, all of it or none. Of each message only
+// System, Properties and Body are taken. The messages are durable when it
+// returns nil.
+func (s *Service) Ingest(ctx context.Context, from Sender, messages []Message) error {
+	if len(messages) == 0 {
+		return errs.New(errs.Invalid, errs.CodeArgumentInvalid, "the batch has no message")
+	}
+	if len(messages) > MaxBatch {
+		return errs.New(errs.TooLarge, errs.CodeMessageTooLarge, "the batch has %d messages; %d are allowed", len(messages), MaxBatch)
+	}
+	now, size := s.now(), 0
+	kept := make([]*Message, len(messages))
+	for i, m := range messages {
+		if size += m.size(); size > MaxMessageSize {
+			return errs.New(errs.TooLarge, errs.CodeMessageTooLarge, "over %d bytes, properties included", MaxMessageSize)
+		}
+		system := maps.Clone(m.System)
+		if system == nil {
+			system = make(map[string]string)
+		}
+		system[connectionDeviceID] = string(from.ID)
+		system[connectionGenerationID] = from.GenerationID
+		system[connectionAuthMethod] = from.Method
+		system[messageSource] = "Telemetry"
+		system[enqueuedTime] = now.UTC().Format("2006-01-02T15:04:05.0000000Z")
+		kept[i] = &Message{
+			Hub: from.Hub, DeviceID: from.ID, Enqueued: now,
+			System: system, Properties: m.Properties, Body: m.Body,
+		}
+	}
+	if err := s.stream.Append(ctx, kept); err != nil {
+		return fmt.Errorf("keeping %d message(s) of %q at %s: %w", len(kept), from.ID, from.Hub, err)
+	}
+	return nil
+}
+
+func (m Message) size() int {
+	n := len(m.Body)
+	for _, properties := range []map[string]string{m.System, m.Properties} {
+		for name, value := range properties {
+			n += len(name) + len(value)
+		}
+	}
+	return n
+}

@@ -1,0 +1,151 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/errs"
+)
+
+// A Provisioning is what the provisioning service tells a hub about a device
+// that it assigns there.
+type Provisioning struct {
+	Hub      string // the host name, in any case and perhaps with a port
+	DeviceID device.ID
+	IoTEdge  bool
+	// Both Keys authenticate the device, unless Thumbprint does: the SHA-256
+	// thumbprint of its certificate in hexadecimal.
+	Keys       attest.SymmetricKeys
+	Thumbprint string
+	// Twin is what the device's twin starts with, or nil.
+	Twin *InitialTwin
+	// From is the device's place before; its zero value means this is the
+	// first. What is at another place than this one is removed.
+	From Place
+	// MigrateTwin takes the twin along from another place; otherwise it starts
+	// anew here.
+	MigrateTwin bool
+}
+
+// An InitialTwin is what a twin starts with. Each member is a JSON object or nil.
+type InitialTwin struct{ Tags, Desired json.RawMessage }
+
+// Provision gives a device its identity. It is idempotent, also after a crash
+// between its commit and the caller's: a device that is at its place already
+// keeps its twin and generation ID, and only its credentials are refreshed.
+//
+// A disabled identity stays disabled, here and through a move: the hub's
+// operator decided that, and registering again must not undo it.
+func (s *Service) Provision(ctx context.Context, p Provisioning) error {
+	p.Hub, p.From.Hub = HostName(p.Hub), HostName(p.From.Hub)
+	if _, err := device.ParseID(string(p.DeviceID)); err != nil {
+		return invalid("the device ID %v", err)
+	}
+	if p.Thumbprint == "" && (p.Keys.Primary.IsZero() || p.Keys.Secondary.IsZero()) {
+		return invalid("a device takes two symmetric keys or a thumbprint")
+	}
+	if err := p.authentication().check(); err != nil {
+		return err
+	}
+	if err := p.Twin.check(); err != nil {
+		return err
+	}
+	here := Place{p.Hub, p.DeviceID}
+	var err error
+	if p.From == (Place{}) || p.From == here {
+		err = s.registry.Change(ctx, p.Hub, p.DeviceID, func(at *Device, twin *Twin) (*Device, *Twin, error) {
+			return s.settle(p, at, twin, nil, nil)
+		})
+	} else {
+		err = s.registry.Move(ctx, p.From, p.Hub, p.DeviceID, func(at *Device, twin *Twin, left *Device, leftTwin *Twin) (*Device, *Twin, error) {
+			return s.settle(p, at, twin, left, leftTwin)
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("provisioning device %q at %s: %w", p.DeviceID, p.Hub, err)
+	}
+	return nil
+}
+
+// settle says what the identity and twin at the device's place become, given
+// those at it and those at the place it left, each nil when there is none.
+func (s *Service) settle(p Provisioning, at *Device, twin *Twin, left *Device, leftTwin *Twin) (*Device, *Twin, error) {
+	spec := DeviceSpec{IoTEdge: p.IoTEdge, Auth: p.authentication()}
+	if at != nil {
+		spec.Disabled, spec.StatusReason = at.Disabled, at.StatusReason
+	}
+	if left != nil && left.Disabled {
+		spec.Disabled, spec.StatusReason = true, left.StatusReason
+	}
+	d := at
+	if at == nil || !at.says(spec) {
+		var err error
+		if d, err = s.identity(p.Hub, p.DeviceID, at, spec); err != nil {
+			return nil, nil, err
+		}
+	}
+	return d, s.settleTwin(p, twin, leftTwin), nil
+}
+
+func (s *Service) settleTwin(p Provisioning, twin, left *Twin) *Twin {
+	switch {
+	case twin == nil && left != nil && p.MigrateTwin:
+		return left
+	case twin == nil:
+		return s.freshTwin(p.Twin)
+	case left == nil:
+		// A first assignment finds an identity that somebody else made, or
+		// this one was made before and the caller did not get to know.
+		return twin
+	}
+	// The device comes from elsewhere to an identity that was left over here.
+	// Its versions go on: whoever knew them must see a change.
+	next := s.freshTwin(p.Twin)
+	if p.MigrateTwin {
+		*next = *left
+	}
+	next.Version = max(twin.Version, left.Version) + 1
+	next.DesiredVersion = max(twin.DesiredVersion, left.DesiredVersion) + 1
+	next.ReportedVersion = max(twin.ReportedVersion, left.ReportedVersion) + 1
+	return next
+}
+
+// authentication is how the device proves itself. One certificate fills both
+// slots, as at IoT Hub.
+func (p Provisioning) authentication() Authentication {
+	if p.Thumbprint == "" {
+		return Authentication{Type: AuthSAS, Keys: p.Keys}
+	}
+	return Authentication{Type: AuthSelfSigned, PrimaryThumbprint: p.Thumbprint, SecondaryThumbprint: p.Thumbprint}
+}
+
+// says reports whether writing spec over d would change nothing.
+func (d *Device) says(spec DeviceSpec) bool {
+	return d.Disabled == spec.Disabled && d.StatusReason == spec.StatusReason &&
+		d.IoTEdge == spec.IoTEdge && d.Auth.equal(spec.Auth)
+}
+
+var emptyObject = json.RawMessage("{}")
+
+func orEmpty(object json.RawMessage) json.RawMessage {
+	if object == nil {
+		return emptyObject
+	}
+	return object
+}
+
+func (t *InitialTwin) check() error {
+	if t == nil {
+		return nil
+	}
+	for name, object := range map[string]json.RawMessage{"tags": t.Tags, "properties.desired": t.Desired} {
+		if object != nil && (!json.Valid(object) || !bytes.HasPrefix(bytes.TrimLeft(object, " \t\r\n"), []byte("{"))) {
+			return errs.New(errs.Invalid, errs.CodeArgumentInvalid, "%s of the initial twin is not a JSON object", name)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,254 @@
+package hub
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/errs"
+)
+
+var (
+	initial = &InitialTwin{Tags: json.RawMessage(`{"site":"a"}`), Desired: json.RawMessage(`{"rate":1}`)}
+	first   = Provisioning{Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: initial}
+	there   = Place{"hub2.example", "d1"}
+)
+
+func provision(t *testing.T, s *Service, p Provisioning) {
+	t.Helper()
+	if err := s.Provision(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// at returns what is at a place; nil, nil when nothing is.
+func at(t *testing.T, s *Service, p Place) (*Device, *Twin) {
+	t.Helper()
+	d, twin, err := s.Twin(t.Context(), owner, p.Hub, p.ID)
+	if err != nil && errs.KindOf(err) != errs.NotFound {
+		t.Fatal(err)
+	}
+	return d, twin
+}
+
+// change lets the device and the operator have written to a twin and identity.
+func change(t *testing.T, m *memory, p Place, f func(*Device, *Twin)) {
+	t.Helper()
+	err := m.write(p.Hub, p.ID, func(d *Device, twin *Twin) (*Device, *Twin, error) {
+		if d == nil {
+			return nil, nil, errors.New("there is no device to change")
+		}
+		f(d, twin)
+		return d, twin, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func lived(_ *Device, twin *Twin) {
+	twin.Reported, twin.ReportedVersion = json.RawMessage(`{"uptime":7}`), 5
+	twin.Desired, twin.DesiredVersion = json.RawMessage(`{"rate":2}`), 3
+	twin.Version = 9
+}
+
+func TestFirstAssignment(t *testing.T) {
+	s, _ := open(t)
+	p := first
+	p.Hub, p.IoTEdge = "Hub1.Example:8443", true
+	provision(t, s, p)
+	d, twin := at(t, s, Place{host, "d1"})
+	if d == nil || d.Hub != host || d.Disabled || !d.IoTEdge || d.Auth.Type != AuthSAS ||
+		!d.Auth.Keys.Primary.Equal(key(1)) || !d.Auth.Keys.Secondary.Equal(key(2)) {
+		t.Fatalf("%+v", d)
+	}
+	if string(twin.Tags) != `{"site":"a"}` || string(twin.Desired) != `{"rate":1}` || string(twin.Reported) != "{}" || twin.DesiredVersion != 1 {
+		t.Errorf("%+v", twin)
+	}
+}
+
+func TestThumbprintFillsBothSlots(t *testing.T) {
+	s, _ := open(t)
+	thumbprint := strings.Repeat("AB", 32)
+	provision(t, s, Provisioning{Hub: host, DeviceID: "d1", Thumbprint: thumbprint})
+	d, _ := at(t, s, Place{host, "d1"})
+	if d.Auth.Type != AuthSelfSigned || d.Auth.PrimaryThumbprint != thumbprint || d.Auth.SecondaryThumbprint != thumbprint || !d.Auth.Keys.Primary.IsZero() {
+		t.Errorf("%+v", d.Auth)
+	}
+}
+
+// Whoever asks again, having lost the answer or with new credentials, finds the
+// device as it was.
+func TestAskingAgain(t *testing.T) {
+	s, m := open(t)
+	here := Place{host, "d1"}
+	provision(t, s, first)
+	change(t, m, here, lived)
+	before, twinBefore := at(t, s, here)
+
+	for _, from := range []Place{{}, here, {"HUB1.example:443", "d1"}} {
+		p := first
+		p.From = from
+		provision(t, s, p)
+		d, twin := at(t, s, here)
+		if d.ETag != before.ETag || d.GenerationID != before.GenerationID || twin.Version != twinBefore.Version {
+			t.Errorf("from %v: a repetition changed the device", from)
+		}
+	}
+
+	p := first
+	p.From, p.Keys, p.MigrateTwin = here, keys(3, 4), false
+	provision(t, s, p)
+	d, twin := at(t, s, here)
+	if !d.Auth.Keys.Primary.Equal(key(3)) || d.ETag == before.ETag || d.GenerationID != before.GenerationID {
+		t.Errorf("credentials were not refreshed in place: %+v", d)
+	}
+	if string(twin.Desired) != `{"rate":2}` || string(twin.Reported) != `{"uptime":7}` || twin.Version != 9 {
+		t.Errorf("the twin did not stay: %+v", twin)
+	}
+}
+
+func TestMove(t *testing.T) {
+	for _, c := range []struct {
+		name              string
+		migrate           bool
+		desired, reported string
+		version           int64
+	}{
+		{"with its data", true, `{"rate":2}`, `{"uptime":7}`, 9},
+		{"anew", false, `{"rate":1}`, `{}`, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, m := open(t)
+			old := first
+			old.Hub = there.Hub
+			provision(t, s, old)
+			change(t, m, there, lived)
+
+			p := first
+			p.From, p.MigrateTwin = there, c.migrate
+			for range 2 { // the second time the caller had not heard of the first
+				provision(t, s, p)
+				d, twin := at(t, s, Place{host, "d1"})
+				if d == nil || string(twin.Desired) != c.desired || string(twin.Reported) != c.reported || twin.Version != c.version {
+					t.Errorf("%+v %+v", d, twin)
+				}
+				if left, _ := at(t, s, there); left != nil {
+					t.Error("the device is at two hubs")
+				}
+			}
+		})
+	}
+}
+
+func TestMoveToAnotherNameAtTheSameHub(t *testing.T) {
+	s, _ := open(t)
+	provision(t, s, first)
+	p := first
+	p.DeviceID, p.From, p.MigrateTwin = "D1", Place{host, "d1"}, true
+	provision(t, s, p)
+	if d, _ := at(t, s, Place{host, "d1"}); d != nil {
+		t.Error("the old name is still there")
+	}
+	if d, _ := at(t, s, Place{host, "D1"}); d == nil {
+		t.Error("the new name is not there")
+	}
+}
+
+// A device that comes back to a hub where something was left finds versions
+// that went on.
+func TestMoveOntoALeftover(t *testing.T) {
+	for migrate, want := range map[bool]string{true: `{"rate":2}`, false: `{"rate":1}`} {
+		s, m := open(t)
+		provision(t, s, first)
+		leftover, _ := at(t, s, Place{host, "d1"})
+		old := first
+		old.Hub = there.Hub
+		provision(t, s, old)
+		change(t, m, there, lived)
+
+		p := first
+		p.From, p.MigrateTwin, p.Keys = there, migrate, keys(5, 6)
+		provision(t, s, p)
+		d, twin := at(t, s, Place{host, "d1"})
+		if string(twin.Desired) != want || twin.Version != 10 || twin.DesiredVersion != 4 || twin.ReportedVersion != 6 ||
+			d.GenerationID != leftover.GenerationID || !d.Auth.Keys.Primary.Equal(key(5)) {
+			t.Errorf("migrate %v: %+v %+v", migrate, d, twin)
+		}
+	}
+}
+
+func TestMoveFromAPlaceThatIsEmpty(t *testing.T) {
+	s, _ := open(t)
+	p := first
+	p.From, p.MigrateTwin = there, true
+	provision(t, s, p)
+	if _, twin := at(t, s, Place{host, "d1"}); twin == nil || string(twin.Desired) != `{"rate":1}` {
+		t.Errorf("%+v", twin)
+	}
+}
+
+// Registering again gets no device past the operator who disabled it.
+func TestDisabledStaysDisabled(t *testing.T) {
+	disable := func(d *Device, _ *Twin) { d.Disabled, d.StatusReason = true, "stolen" }
+	check := func(t *testing.T, s *Service, wantPrimary byte) {
+		t.Helper()
+		d, _ := at(t, s, Place{host, "d1"})
+		if !d.Disabled || d.StatusReason != "stolen" || !d.Auth.Keys.Primary.Equal(key(wantPrimary)) {
+			t.Errorf("%+v", d)
+		}
+	}
+	again := first
+	again.Keys = keys(3, 4)
+
+	t.Run("in place", func(t *testing.T) {
+		s, m := open(t)
+		provision(t, s, first)
+		change(t, m, Place{host, "d1"}, disable)
+		provision(t, s, again)
+		check(t, s, 3)
+	})
+	for _, migrate := range []bool{true, false} {
+		t.Run("moving", func(t *testing.T) {
+			s, m := open(t)
+			old, p := first, again
+			old.Hub = there.Hub
+			provision(t, s, old)
+			change(t, m, there, disable)
+			p.From, p.MigrateTwin = there, migrate
+			provision(t, s, p)
+			check(t, s, 3)
+		})
+	}
+}
+
+func TestReasonOfTheOperatorStays(t *testing.T) {
+	s, m := open(t)
+	provision(t, s, first)
+	change(t, m, Place{host, "d1"}, func(d *Device, _ *Twin) { d.StatusReason = "back from repair" })
+	before, _ := at(t, s, Place{host, "d1"})
+	provision(t, s, first)
+	if d, _ := at(t, s, Place{host, "d1"}); d.StatusReason != "back from repair" || d.ETag != before.ETag {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestProvisioningsThatAreRefused(t *testing.T) {
+	for name, p := range map[string]Provisioning{
+		"no device ID":       {Hub: host, Keys: keys(1, 2)},
+		"bad device ID":      {Hub: host, DeviceID: "a/b", Keys: keys(1, 2)},
+		"no credential":      {Hub: host, DeviceID: "d1"},
+		"one key":            {Hub: host, DeviceID: "d1", Keys: attest.SymmetricKeys{Primary: key(1)}},
+		"bad thumbprint":     {Hub: host, DeviceID: "d1", Thumbprint: "AB"},
+		"tags are a string":  {Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: &InitialTwin{Tags: json.RawMessage(`"x"`)}},
+		"desired is null":    {Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: &InitialTwin{Desired: json.RawMessage(`null`)}},
+		"desired is cut off": {Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: &InitialTwin{Desired: json.RawMessage(`{"a":`)}},
+	} {
+		s, m := open(t)
+		if err := s.Provision(t.Context(), p); errs.KindOf(err) != errs.Invalid || len(m.devices) != 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
