@@ -40,7 +40,7 @@ type claimant struct {
 }
 
 func (c claimant) line() line          { return line{c.scope.ID, c.key} }
-func (c claimant) claim() symkey.Claim { return symkey.Claim{Scope: c.scope.ID, ID: c.ID} }
+func (c claimant) claim() attest.Claim { return attest.Claim{Scope: c.scope.ID, ID: c.ID} }
 
 // authenticate finds what governs the device and holds its credential against
 // it. srks are the storage root keys that challenges may have been made for.

@@ -13,16 +13,6 @@ import (
 	"github.com/berth-iot/berth/wire/sas"
 )
 
-// Skew is how far a device's clock may be behind ours: devices without a
-// battery-backed clock ask a network for the time and are seldom exact.
-const Skew = 5 * time.Minute
-
-// A Claim is who the device says it is.
-type Claim struct {
-	Scope device.IDScope
-	ID    string // as the device spelled it
-}
-
 // DeriveDeviceKey returns the key of one device of an enrollment group:
 // HMAC-SHA256 of the registration ID, as the device spells it, under the group
 // key (DPS, "symmetric key attestation"). From no key it derives no key: what
@@ -38,7 +28,7 @@ func DeriveDeviceKey(group device.SymmetricKey, registrationID string) device.Sy
 }
 
 // Verify judges a token against a device's own two keys.
-func Verify(keys attest.SymmetricKeys, token *sas.Token, claim Claim, now time.Time) attest.Verdict {
+func Verify(keys attest.SymmetricKeys, token *sas.Token, claim attest.Claim, now time.Time) attest.Verdict {
 	var v attest.Verdict
 	if token == nil {
 		v.Refuse(attest.Unauthorized(), "token", "no SAS token was presented")
@@ -50,7 +40,7 @@ func Verify(keys attest.SymmetricKeys, token *sas.Token, claim Claim, now time.T
 		return v
 	}
 	v.Saw("signature", "made with the %s key", slot)
-	CheckClaims(&v, *token, claim, now)
+	attest.CheckClaims(&v, *token, claim, now)
 	return v
 }
 
@@ -58,7 +48,7 @@ func Verify(keys attest.SymmetricKeys, token *sas.Token, claim Claim, now time.T
 // keys, and returns the derived keys when it is accepted or only its claims
 // are at fault. A device that hashed the lower-case form of its ID is accepted
 // as well: the documentation tells people to use lower case.
-func VerifyDerived(group attest.SymmetricKeys, token *sas.Token, claim Claim, now time.Time) (attest.SymmetricKeys, attest.Verdict) {
+func VerifyDerived(group attest.SymmetricKeys, token *sas.Token, claim attest.Claim, now time.Time) (attest.SymmetricKeys, attest.Verdict) {
 	var v attest.Verdict
 	if token == nil {
 		v.Refuse(attest.Unauthorized(), "token", "no SAS token was presented")
@@ -75,7 +65,7 @@ func VerifyDerived(group attest.SymmetricKeys, token *sas.Token, claim Claim, no
 			continue
 		}
 		v.Saw("signature", "made with the key derived from the group's %s key for %q", slot, id)
-		CheckClaims(&v, *token, claim, now)
+		attest.CheckClaims(&v, *token, claim, now)
 		return derived, v
 	}
 	if signer(group, *token) != "" {
@@ -84,27 +74,6 @@ func VerifyDerived(group attest.SymmetricKeys, token *sas.Token, claim Claim, no
 		v.Refuse(attest.Unauthorized(), "signature", "made with no key derived from the group's keys for %q", claim.ID)
 	}
 	return attest.SymmetricKeys{}, v
-}
-
-// CheckClaims looks at what a token with a good signature says: whom it is
-// for, which key it names and until when it holds. TPM attestation asks the
-// same of the token that a TPM signed.
-func CheckClaims(v *attest.Verdict, token sas.Token, claim Claim, now time.Time) {
-	if want := sas.DeviceResource(string(claim.Scope), claim.ID); !sas.SameResource(token.Resource, want) {
-		v.Refuse(attest.Unauthorized(), "audience", "the token is for %q, not for %q", token.Resource, want)
-		return
-	}
-	v.Saw("audience", "the token is for this registration")
-	if token.KeyName != "" && token.KeyName != "registration" {
-		v.Refuse(attest.Unauthorized(), "key name", "skn is %q, not registration", token.KeyName)
-		return
-	}
-	expiry := token.Expiry.UTC().Format(time.RFC3339)
-	if token.Expired(now, Skew) {
-		v.Refuse(attest.Unauthorized(), "expiry", "the token expired at %s; it is %s here", expiry, now.UTC().Format(time.RFC3339))
-		return
-	}
-	v.Saw("expiry", "the token holds until %s", expiry)
 }
 
 func derive(group attest.SymmetricKeys, id string) attest.SymmetricKeys {

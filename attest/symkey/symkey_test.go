@@ -62,7 +62,7 @@ func TestVerify(t *testing.T) {
 		{"secondary key", token(t, secondary, resource, soon, "registration"), ""},
 		{"no skn", token(t, primary, resource, soon, ""), ""},
 		{"whole resource in another case", token(t, primary, strings.ToUpper(resource), soon, ""), ""},
-		{"expired within the skew", token(t, primary, resource, now.Add(-Skew+time.Second), ""), ""},
+		{"expired within the skew", token(t, primary, resource, now.Add(-attest.Skew+time.Second), ""), ""},
 		{"no token", nil, "token"},
 		{"foreign key", token(t, foreign, resource, soon, "registration"), "signature"},
 		{"another ID", token(t, primary, sas.DeviceResource(string(scope), "other"), soon, ""), "audience"},
@@ -71,11 +71,11 @@ func TestVerify(t *testing.T) {
 		{"a path below", token(t, primary, resource+"/x", soon, ""), "audience"},
 		{"the hub's resource", token(t, primary, "hub.example/devices/"+id, soon, ""), "audience"},
 		{"a policy's token", token(t, primary, resource, soon, "provisioningserviceowner"), "key name"},
-		{"expired", token(t, primary, resource, now.Add(-Skew), ""), "expiry"},
+		{"expired", token(t, primary, resource, now.Add(-attest.Skew), ""), "expiry"},
 		{"expired long ago", token(t, primary, resource, time.Unix(1, 0), ""), "expiry"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			v := Verify(keys, c.token, Claim{scope, id}, now)
+			v := Verify(keys, c.token, attest.Claim{Scope: scope, ID: id}, now)
 			expect(t, v, c.check)
 		})
 	}
@@ -100,7 +100,7 @@ func TestVerifyDerived(t *testing.T) {
 		{"from a foreign group", DeriveDeviceKey(key(t, 9), spelled), "signature"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			keys, v := VerifyDerived(group, token(t, c.key, resource, soon, ""), Claim{scope, spelled}, now)
+			keys, v := VerifyDerived(group, token(t, c.key, resource, soon, ""), attest.Claim{Scope: scope, ID: spelled}, now)
 			expect(t, v, c.check)
 			if v.Accepted() && !keys.Primary.Equal(c.key) && !keys.Secondary.Equal(c.key) {
 				t.Error("the keys for the hub do not hold the one that signed")
@@ -110,7 +110,7 @@ func TestVerifyDerived(t *testing.T) {
 
 	t.Run("a good signature for someone else", func(t *testing.T) {
 		tok := token(t, DeriveDeviceKey(group.Primary, spelled), sas.DeviceResource(string(scope), "SN-2"), soon, "")
-		_, v := VerifyDerived(group, tok, Claim{scope, spelled}, now)
+		_, v := VerifyDerived(group, tok, attest.Claim{Scope: scope, ID: spelled}, now)
 		expect(t, v, "audience")
 	})
 }
@@ -120,9 +120,9 @@ func TestAnEmptySlotSignsNothing(t *testing.T) {
 	resource := sas.DeviceResource(string(scope), id)
 	for _, empty := range []attest.SymmetricKeys{{}, {Primary: key(t, 1)}} {
 		forged := token(t, device.SymmetricKey{}, resource, now.Add(time.Hour), "")
-		expect(t, Verify(empty, forged, Claim{scope, id}, now), "signature")
+		expect(t, Verify(empty, forged, attest.Claim{Scope: scope, ID: id}, now), "signature")
 		derivedFromNothing := token(t, DeriveDeviceKey(device.SymmetricKey{}, id), resource, now.Add(time.Hour), "")
-		_, v := VerifyDerived(empty, derivedFromNothing, Claim{scope, id}, now)
+		_, v := VerifyDerived(empty, derivedFromNothing, attest.Claim{Scope: scope, ID: id}, now)
 		expect(t, v, "signature")
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/berth-iot/berth/attest"
-	"github.com/berth-iot/berth/attest/symkey"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/tpm"
@@ -70,7 +69,7 @@ func VerifyKeys(enrolled, presented attest.TPM) (Keys, attest.Verdict) {
 
 // VerifyToken judges a token against the nonce keys of the challenges that are
 // still good, newest first.
-func VerifyToken(nonceKeys []device.SymmetricKey, token *sas.Token, claim symkey.Claim, now time.Time) attest.Verdict {
+func VerifyToken(nonceKeys []device.SymmetricKey, token *sas.Token, claim attest.Claim, now time.Time) attest.Verdict {
 	var v attest.Verdict
 	if token == nil {
 		v.Refuse(attest.Unauthorized(), "token", "no SAS token was presented")
@@ -79,7 +78,7 @@ func VerifyToken(nonceKeys []device.SymmetricKey, token *sas.Token, claim symkey
 	for _, key := range nonceKeys {
 		if token.SignedBy(key.Bytes()) {
 			v.Saw("challenge", "the token was signed with the key that only this TPM could open")
-			symkey.CheckClaims(&v, *token, claim, now)
+			attest.CheckClaims(&v, *token, claim, now)
 			return v
 		}
 	}
