@@ -10,9 +10,11 @@ package client
 
 import (
 	"context"
+	"crypto"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -81,6 +83,45 @@ func TPM(module SecurityModule) Credential {
 
 // Kind returns the attestation mechanism that c is for, or "" for none.
 func (c Credential) Kind() attest.Type { return c.kind }
+
+// Check reports why c cannot prove anything, or nil.
+func (c Credential) Check() error {
+	switch {
+	case c.kind == "":
+		return errors.New("there is no credential, or it has no key")
+	case c.certificate == nil:
+		return nil
+	case len(c.certificate.Certificate) == 0:
+		return errors.New("the X.509 credential has no certificate")
+	}
+	leaf, err := c.Leaf()
+	if err != nil {
+		return err
+	}
+	signer, ok := c.certificate.PrivateKey.(crypto.Signer)
+	if !ok {
+		return errors.New("the X.509 credential has no private key that signs")
+	}
+	if public, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(signer.Public()) {
+		return errors.New("the private key is not the certificate's")
+	}
+	return nil
+}
+
+// Leaf returns the device's own certificate, or nil if c signs tokens.
+func (c Credential) Leaf() (*x509.Certificate, error) {
+	switch {
+	case c.certificate == nil || len(c.certificate.Certificate) == 0:
+		return nil, nil
+	case c.certificate.Leaf != nil:
+		return c.certificate.Leaf, nil
+	}
+	leaf, err := x509.ParseCertificate(c.certificate.Certificate[0])
+	if err != nil {
+		return nil, fmt.Errorf("reading the device's certificate: %w", err)
+	}
+	return leaf, nil
+}
 
 // Certificate returns the client certificate to present in TLS handshakes, or
 // nil if c signs tokens instead.

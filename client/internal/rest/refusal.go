@@ -11,7 +11,7 @@ import (
 	"github.com/berth-iot/berth/errs"
 )
 
-// refusal makes an error of an answer. It knows the body of DPS,
+// Refusal makes an error of an answer. It knows the body of DPS,
 //
 //	{"errorCode":404201,"trackingId":"…","message":"…"}
 //
@@ -19,7 +19,7 @@ import (
 //
 //	{"Message":"ErrorCode:DeviceNotFound;d1","ExceptionMessage":"Tracking ID:…"}
 //	{"Message":"{\"errorCode\":404103,\"trackingId\":\"…\",\"message\":\"…\"}"}
-func refusal(a *Answer) *client.Error {
+func Refusal(a *Answer) *client.Error {
 	e := &client.Error{Status: a.Status, RetryAfter: retryAfter(a.Header)}
 	body := errorBody(a.Body)
 	if nested := strings.TrimSpace(body.message); strings.HasPrefix(nested, "{") {

@@ -283,7 +283,7 @@ func (c *Client) send(ctx context.Context, r Request) (*http.Response, error) {
 	if err != nil {
 		answer = &Answer{Status: resp.StatusCode, Header: resp.Header} // the status says enough
 	}
-	return nil, refusal(answer)
+	return nil, Refusal(answer)
 }
 
 func read(resp *http.Response, limit int64) (*Answer, error) {
