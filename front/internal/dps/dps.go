@@ -36,10 +36,7 @@ func Code(err error) errs.Code {
 	if public.Code != 0 {
 		return public.Code
 	}
-	if code, ok := codes[public.Kind]; ok {
-		return code
-	}
-	return errs.CodeInternal
+	return codes[public.Kind]
 }
 
 // Error returns the body for err: what a stranger may see of it.

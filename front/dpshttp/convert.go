@@ -1,0 +1,253 @@
+package dpshttp
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/wire/dpsjson"
+)
+
+// A visibility says whether an answer holds symmetric keys: those to PUT and
+// attestationmechanism do, those to GET and query do not.
+type visibility bool
+
+const (
+	showKeys visibility = true
+	hideKeys visibility = false
+)
+
+// idMember is the member that holds an enrollment's ID.
+func idMember(kind enroll.Kind) string {
+	if kind == enroll.Group {
+		return "enrollmentGroupId"
+	}
+	return "registrationId"
+}
+
+// decodeEnrollment reads either kind of enrollment. A group comes as an
+// individual enrollment that has the group's ID: they share all other members.
+func decodeEnrollment(kind enroll.Kind, b []byte) (dpsjson.IndividualEnrollment, error) {
+	if kind == enroll.Individual {
+		return dpsjson.DecodeIndividualEnrollment(b)
+	}
+	g, err := dpsjson.DecodeEnrollmentGroup(b)
+	return dpsjson.IndividualEnrollment{
+		RegistrationID:             g.EnrollmentGroupID,
+		Attestation:                g.Attestation,
+		Capabilities:               g.Capabilities,
+		IoTHubHostName:             g.IoTHubHostName,
+		InitialTwin:                g.InitialTwin,
+		ETag:                       g.ETag,
+		ProvisioningStatus:         g.ProvisioningStatus,
+		ReprovisionPolicy:          g.ReprovisionPolicy,
+		AllocationPolicy:           g.AllocationPolicy,
+		IoTHubs:                    g.IoTHubs,
+		CustomAllocationDefinition: g.CustomAllocationDefinition,
+		CredentialPolicyName:       g.CredentialPolicyName,
+	}, err
+}
+
+// groupOf is the way back for an answer.
+func groupOf(e dpsjson.IndividualEnrollment) dpsjson.EnrollmentGroup {
+	return dpsjson.EnrollmentGroup{
+		EnrollmentGroupID:          e.RegistrationID,
+		Attestation:                e.Attestation,
+		Capabilities:               e.Capabilities,
+		IoTHubHostName:             e.IoTHubHostName,
+		InitialTwin:                e.InitialTwin,
+		ETag:                       e.ETag,
+		ProvisioningStatus:         e.ProvisioningStatus,
+		ReprovisionPolicy:          e.ReprovisionPolicy,
+		CreatedDateTimeUTC:         e.CreatedDateTimeUTC,
+		LastUpdatedDateTimeUTC:     e.LastUpdatedDateTimeUTC,
+		AllocationPolicy:           e.AllocationPolicy,
+		IoTHubs:                    e.IoTHubs,
+		CustomAllocationDefinition: e.CustomAllocationDefinition,
+		CredentialPolicyName:       e.CredentialPolicyName,
+	}
+}
+
+// entryOf returns what a client wrote as an entry. The service owns the entity
+// tag and the timestamps, so the client's are left behind.
+func entryOf(scope device.IDScope, kind enroll.Kind, body dpsjson.IndividualEnrollment) (*enroll.Entry, error) {
+	if err := body.Attestation.Validate(); err != nil {
+		return nil, err
+	}
+	e := &enroll.Entry{
+		Scope:                     scope,
+		Kind:                      kind,
+		ID:                        body.RegistrationID,
+		DeviceID:                  device.ID(body.DeviceID),
+		OptionalDeviceInformation: json.RawMessage(body.OptionalDeviceInformation),
+		Attestation:               mechanismOf(body.Attestation),
+		Disabled:                  body.ProvisioningStatus == dpsjson.ProvisioningDisabled,
+		IoTEdge:                   body.Capabilities != nil && body.Capabilities.IoTEdge,
+		Allocation:                enroll.AllocationPolicy(body.AllocationPolicy),
+		IoTHubs:                   body.IoTHubs,
+		IoTHub:                    body.IoTHubHostName,
+		CredentialPolicyName:      body.CredentialPolicyName,
+	}
+	if t := body.InitialTwin; t != nil {
+		e.InitialTwin = &enroll.InitialTwin{Tags: json.RawMessage(t.Tags)}
+		if t.Properties != nil {
+			e.InitialTwin.Desired = json.RawMessage(t.Properties.Desired)
+		}
+	}
+	if p := body.ReprovisionPolicy; p != nil {
+		e.Reprovision = (*enroll.ReprovisionPolicy)(p)
+	}
+	if c := body.CustomAllocationDefinition; c != nil {
+		e.Custom = (*enroll.CustomAllocation)(c)
+	}
+	return e, nil
+}
+
+// mechanismOf takes a mechanism whose shape is valid.
+func mechanismOf(body *dpsjson.AttestationMechanism) attest.Mechanism {
+	m := attest.Mechanism{Type: attest.Type(body.Type)}
+	switch m.Type {
+	case attest.TypeSymmetricKey:
+		m.SymmetricKey = &attest.SymmetricKeys{}
+		if k := body.SymmetricKey; k != nil {
+			m.SymmetricKey.Primary, m.SymmetricKey.Secondary = k.PrimaryKey.SymmetricKey, k.SecondaryKey.SymmetricKey
+		}
+	case attest.TypeTPM:
+		m.TPM = &attest.TPM{EndorsementKey: body.TPM.EndorsementKey, StorageRootKey: body.TPM.StorageRootKey}
+	case attest.TypeX509:
+		m.X509 = certificatesOf(body.X509)
+	}
+	return m
+}
+
+func certificatesOf(body *dpsjson.X509Attestation) *attest.X509 {
+	switch {
+	case body.ClientCertificates != nil:
+		c := body.ClientCertificates
+		return &attest.X509{Use: attest.ClientCertificates, Primary: slotOf(c.Primary), Secondary: slotOf(c.Secondary)}
+	case body.SigningCertificates != nil:
+		c := body.SigningCertificates
+		return &attest.X509{Use: attest.SigningCertificates, Primary: slotOf(c.Primary), Secondary: slotOf(c.Secondary)}
+	default:
+		c := body.CAReferences
+		return &attest.X509{Use: attest.CAReferences, PrimaryReference: c.Primary, SecondaryReference: c.Secondary}
+	}
+}
+
+// slotOf returns nil for a slot that is to be empty and empty bytes for one
+// that is to stay as it is: clients send the info that they read, without the
+// certificate.
+func slotOf(c *dpsjson.X509Certificate) []byte {
+	if c == nil {
+		return nil
+	}
+	return append([]byte{}, c.Certificate...)
+}
+
+// bodyOf returns an entry of either kind as an individual enrollment's body.
+func bodyOf(e *enroll.Entry, keys visibility) (dpsjson.IndividualEnrollment, error) {
+	attestation, err := attestationBody(e.Attestation, keys)
+	if err != nil {
+		return dpsjson.IndividualEnrollment{}, fmt.Errorf("describing enrollment %q: %w", e.ID, err)
+	}
+	body := dpsjson.IndividualEnrollment{
+		RegistrationID:             e.ID,
+		DeviceID:                   string(e.DeviceID),
+		OptionalDeviceInformation:  dpsjson.Object(e.OptionalDeviceInformation),
+		Attestation:                attestation,
+		Capabilities:               &dpsjson.Capabilities{IoTEdge: e.IoTEdge},
+		IoTHubHostName:             e.IoTHub,
+		ETag:                       dpsjson.EncodeETag(e.ETag),
+		ProvisioningStatus:         dpsjson.ProvisioningEnabled,
+		ReprovisionPolicy:          (*dpsjson.ReprovisionPolicy)(e.Reprovision),
+		CreatedDateTimeUTC:         dpsjson.Time(e.Created),
+		LastUpdatedDateTimeUTC:     dpsjson.Time(e.Updated),
+		AllocationPolicy:           dpsjson.AllocationPolicy(e.Allocation),
+		IoTHubs:                    e.IoTHubs,
+		CustomAllocationDefinition: (*dpsjson.CustomAllocationDefinition)(e.Custom),
+		CredentialPolicyName:       e.CredentialPolicyName,
+	}
+	if e.Disabled {
+		body.ProvisioningStatus = dpsjson.ProvisioningDisabled
+	}
+	if t := e.InitialTwin; t != nil {
+		body.InitialTwin = &dpsjson.InitialTwin{Tags: dpsjson.Object(t.Tags)}
+		if t.Desired != nil {
+			body.InitialTwin.Properties = &dpsjson.InitialTwinProperties{Desired: dpsjson.Object(t.Desired)}
+		}
+	}
+	return body, nil
+}
+
+// shapeOf returns an entry as the body of its own kind.
+func shapeOf(e *enroll.Entry, keys visibility) (any, error) {
+	body, err := bodyOf(e, keys)
+	if err != nil {
+		return nil, err
+	}
+	if e.Kind == enroll.Group {
+		return groupOf(body), nil
+	}
+	return body, nil
+}
+
+func answerEntry(w http.ResponseWriter, e *enroll.Entry, keys visibility) error {
+	body, err := shapeOf(e, keys)
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, body)
+}
+
+func attestationBody(m attest.Mechanism, keys visibility) (*dpsjson.AttestationMechanism, error) {
+	body := &dpsjson.AttestationMechanism{Type: dpsjson.AttestationType(m.Type)}
+	var err error
+	switch {
+	case m.SymmetricKey != nil && keys == showKeys:
+		body.SymmetricKey = &dpsjson.SymmetricKeys{
+			PrimaryKey:   dpsjson.Key{SymmetricKey: m.SymmetricKey.Primary},
+			SecondaryKey: dpsjson.Key{SymmetricKey: m.SymmetricKey.Secondary},
+		}
+	case m.TPM != nil:
+		body.TPM = &dpsjson.TPMKeys{EndorsementKey: m.TPM.EndorsementKey, StorageRootKey: m.TPM.StorageRootKey}
+	case m.X509 != nil:
+		body.X509, err = certificatesBody(m.X509)
+	}
+	return body, err
+}
+
+// certificatesBody describes certificates; they are never answered themselves.
+func certificatesBody(a *attest.X509) (*dpsjson.X509Attestation, error) {
+	if a.Use == attest.CAReferences {
+		return &dpsjson.X509Attestation{CAReferences: &dpsjson.X509CAReferences{
+			Primary: a.PrimaryReference, Secondary: a.SecondaryReference}}, nil
+	}
+	var pair dpsjson.X509Certificates
+	var err error
+	if pair.Primary, err = certificateBody(a.Primary); err != nil {
+		return nil, err
+	}
+	if pair.Secondary, err = certificateBody(a.Secondary); err != nil {
+		return nil, err
+	}
+	if a.Use == attest.ClientCertificates {
+		return &dpsjson.X509Attestation{ClientCertificates: &pair}, nil
+	}
+	return &dpsjson.X509Attestation{SigningCertificates: &pair}, nil
+}
+
+func certificateBody(der []byte) (*dpsjson.X509Certificate, error) {
+	if len(der) == 0 {
+		return nil, nil
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("parsing a stored certificate: %w", err)
+	}
+	info := dpsjson.CertificateInfo(cert)
+	return &dpsjson.X509Certificate{Info: &info}, nil
+}

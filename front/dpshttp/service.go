@@ -1,0 +1,202 @@
+package dpshttp
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/front/internal/dps"
+	"github.com/berth-iot/berth/front/internal/rest"
+	"github.com/berth-iot/berth/provision"
+	"github.com/berth-iot/berth/wire/dpsjson"
+	"github.com/berth-iot/berth/wire/sas"
+)
+
+func (f front) serviceRoutes() []rest.Route {
+	routes := f.enrollmentRoutes("/enrollments", enroll.Individual)
+	routes = append(routes, f.enrollmentRoutes("/enrollmentGroups", enroll.Group)...)
+	return append(routes,
+		f.operation("GET", "/registrations/{id}", f.getRegistration),
+		f.operation("DELETE", "/registrations/{id}", f.deleteRegistration),
+		f.operation("POST", "/registrations/{id}/query", f.queryRegistrations),
+		rest.Route{Pattern: "/registrations"},
+	)
+}
+
+func (f front) enrollmentRoutes(path string, kind enroll.Kind) []rest.Route {
+	return []rest.Route{
+		f.operation("POST", path+"/query", f.queryEnrollments(kind)),
+		f.operation("PUT", path+"/{id}", f.putEnrollment(kind)),
+		f.operation("GET", path+"/{id}", f.getEnrollment(kind)),
+		f.operation("DELETE", path+"/{id}", f.deleteEnrollment(kind)),
+		f.operation("POST", path+"/{id}/attestationmechanism", f.attestationMechanism(kind)),
+		{Pattern: path},
+	}
+}
+
+// A serviceCall is one call of the service API by someone who proved to hold a
+// policy's key. Whether the policy has the right is the Enroller's to say.
+type serviceCall struct {
+	*rest.Request
+	caller     access.Caller
+	apiVersion string
+	id         string // of the path
+}
+
+func (f front) operation(method, pattern string, serve func(http.ResponseWriter, serviceCall) error) rest.Route {
+	return rest.Route{Method: method, Pattern: pattern, Serve: func(w http.ResponseWriter, r *rest.Request) error {
+		caller, err := f.authenticate(r)
+		if err != nil {
+			return err
+		}
+		version, err := rest.APIVersion(r.Request)
+		if err != nil {
+			return err
+		}
+		return serve(w, serviceCall{r, caller, version, r.PathValue("id")})
+	}}
+}
+
+func (f front) authenticate(r *rest.Request) (access.Caller, error) {
+	token, err := rest.Token(r.Request)
+	if err != nil {
+		return access.Caller{}, err
+	}
+	if token == nil {
+		return access.Caller{}, attest.Unauthorized()
+	}
+	policies, err := f.Policies.Policies(r.Context(), access.ScopeOwner(f.Scope))
+	if err != nil {
+		return access.Caller{}, err
+	}
+	return access.Authenticate(policies, *token, f.isOurs, f.Now())
+}
+
+// isOurs reports whether resource is one of our host names, in any of the forms
+// clients sign.
+func (f front) isOurs(resource string) bool {
+	return slices.ContainsFunc(f.Hosts, func(host string) bool { return sas.HostResource(resource, host) })
+}
+
+func (f front) putEnrollment(kind enroll.Kind) func(http.ResponseWriter, serviceCall) error {
+	return func(w http.ResponseWriter, call serviceCall) error {
+		b, err := readJSON(w, call.Request)
+		if err != nil {
+			return err
+		}
+		body, err := decodeEnrollment(kind, b)
+		if err != nil {
+			return invalid(err.Error())
+		}
+		if body.RegistrationID != "" && !strings.EqualFold(body.RegistrationID, call.id) {
+			return invalid(idMember(kind) + ": not the one in the path")
+		}
+		body.RegistrationID = call.id
+		entry, err := entryOf(f.Scope, kind, body)
+		if err != nil {
+			return invalid(err.Error())
+		}
+		entry, err = f.Enroller.Put(call.Context(), call.caller, entry, precondition(call.Request, body.ETag))
+		if err != nil {
+			return err
+		}
+		return answerEntry(w, entry, showKeys)
+	}
+}
+
+func (f front) getEnrollment(kind enroll.Kind) func(http.ResponseWriter, serviceCall) error {
+	return func(w http.ResponseWriter, call serviceCall) error {
+		entry, err := f.Enroller.Entry(call.Context(), call.caller, f.Scope, kind, call.id)
+		if err != nil {
+			return err
+		}
+		if kind == enroll.Group {
+			return answerEntry(w, entry, hideKeys)
+		}
+		body, err := bodyOf(entry, hideKeys)
+		if err != nil {
+			return err
+		}
+		if body.RegistrationState, err = f.registrationState(call, entry.ID); err != nil {
+			return err
+		}
+		return answer(w, http.StatusOK, body)
+	}
+}
+
+// registrationState is the member of an individual enrollment that says what
+// became of it. A caller who may not read registration records does without.
+func (f front) registrationState(call serviceCall, id string) (*dpsjson.RegistrationState, error) {
+	if call.caller.Require(access.RegistrationStatusRead) != nil {
+		return nil, nil
+	}
+	record, err := f.Enroller.Registration(call.Context(), call.caller, f.Scope, id)
+	switch {
+	case errs.KindOf(err) == errs.NotFound:
+		record = &provision.Registration{ID: id, Status: provision.Unassigned}
+	case err != nil:
+		return nil, err
+	}
+	state := dps.Record(record, call.apiVersion)
+	return &state, nil
+}
+
+func (f front) deleteEnrollment(kind enroll.Kind) func(http.ResponseWriter, serviceCall) error {
+	return func(w http.ResponseWriter, call serviceCall) error {
+		err := f.Enroller.Delete(call.Context(), call.caller, f.Scope, kind, call.id, precondition(call.Request, ""))
+		if err != nil {
+			return err
+		}
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+}
+
+func (f front) attestationMechanism(kind enroll.Kind) func(http.ResponseWriter, serviceCall) error {
+	return func(w http.ResponseWriter, call serviceCall) error {
+		mechanism, err := f.Enroller.AttestationMechanism(call.Context(), call.caller, f.Scope, kind, call.id)
+		if err != nil {
+			return err
+		}
+		body, err := attestationBody(mechanism, showKeys)
+		if err != nil {
+			return err
+		}
+		return answer(w, http.StatusOK, body)
+	}
+}
+
+func (f front) getRegistration(w http.ResponseWriter, call serviceCall) error {
+	record, err := f.Enroller.Registration(call.Context(), call.caller, f.Scope, call.id)
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, dps.Record(record, call.apiVersion))
+}
+
+func (f front) deleteRegistration(w http.ResponseWriter, call serviceCall) error {
+	err := f.Enroller.DeleteRegistration(call.Context(), call.caller, f.Scope, call.id, precondition(call.Request, ""))
+	if err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// precondition reads If-Match. Clients take its value from the etag member of
+// what they read before, and some send only that: bodyETag stands in for a
+// missing header.
+func precondition(r *rest.Request, bodyETag string) provision.Precondition {
+	ifMatch := r.Header.Get("If-Match")
+	if ifMatch == "" {
+		ifMatch = bodyETag
+	}
+	if ifMatch == "" {
+		return nil
+	}
+	return func(token string) bool { return dpsjson.MatchETag(ifMatch, dpsjson.EncodeETag(token)) }
+}
