@@ -127,7 +127,7 @@ func (t *TPM) use(ctx context.Context, f func(*link) error) error {
 			return fmt.Errorf("reopening TPM %s: %w", t.where, err)
 		}
 	}
-	return f(&link{t: t, ctx: ctx, timeout: t.commandTimeout})
+	return f(&link{t: t, ctx: ctx, timeout: t.commandTimeout, grace: t.cleanupTimeout})
 }
 
 // dial connects, starts the TPM where that is the client's to do, and reads
@@ -184,11 +184,12 @@ type link struct {
 	t       *TPM
 	ctx     context.Context
 	timeout time.Duration // of one command
+	grace   time.Duration // for a command in flight when ctx ends
 }
 
 // Send implements go-tpm's transport.TPM. It sends nothing once the context has
-// ended. A command in flight at that moment gets a short while more, so that
-// what it makes can be flushed. After a fault the stream may be out of step and
+// ended. A command in flight at that moment gets its grace, so that what it makes
+// can be flushed. After a fault the stream may be out of step and
 // the connection is given up.
 func (l *link) Send(command []byte) ([]byte, error) {
 	if l.ctx.Err() != nil {
@@ -205,7 +206,7 @@ func (l *link) Send(command []byte) ([]byte, error) {
 	hurried := make(chan struct{})
 	calm := context.AfterFunc(l.ctx, func() {
 		defer close(hurried)
-		if sooner := time.Now().Add(l.t.cleanupTimeout); sooner.Before(deadline) {
+		if sooner := time.Now().Add(l.grace); sooner.Before(deadline) {
 			conn.SetDeadline(sooner)
 		}
 	})

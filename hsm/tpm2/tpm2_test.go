@@ -604,7 +604,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"silence", silent, "one client at a time"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
 			d, err := tpm2.Open(ctx, c.where)
 			if err == nil {
