@@ -1,0 +1,194 @@
+// Package app assembles the server: its configuration, its data directory, the
+// wiring of stores, services and fronts, and its life from start to drain.
+package app
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/berth-iot/berth/device"
+)
+
+// A Config is the whole configuration of a server, read from berth.toml. The
+// comments on its fields are the manual. Relative paths are taken from the data
+// directory.
+type Config struct {
+	// IDScope is the scope devices are given at the factory.
+	IDScope string `toml:"id_scope"`
+	// Hosts are the names of the provisioning service: the first is the public
+	// one, all are accepted in service tokens. Each must be in the server
+	// certificate, and so must the names of the linked hubs.
+	Hosts []string `toml:"hosts"`
+	// Listen is the address of the HTTPS listener. Device SDKs have port 443
+	// built in.
+	Listen string `toml:"listen"`
+	// MaxConnections bounds open connections; further ones wait to be accepted.
+	MaxConnections int `toml:"max_connections"`
+	// DrainTimeout is how long running requests may take to finish at shutdown.
+	DrainTimeout Duration `toml:"drain_timeout"`
+
+	TLS          TLSConfig          `toml:"tls"`
+	Provisioning ProvisioningConfig `toml:"provisioning"`
+	Telemetry    TelemetryConfig    `toml:"telemetry"`
+	Log          LogConfig          `toml:"log"`
+
+	// Data is the directory of the configuration file; it is not in the file.
+	Data string `toml:"-"`
+}
+
+// TLSConfig names the server's certificates.
+type TLSConfig struct {
+	// Certificates are tried in order; the first that a client can use is
+	// presented. ECDSA P-256 first, RSA for old clients second.
+	Certificates []CertificateFiles `toml:"certificates"`
+}
+
+// CertificateFiles are a certificate and its key.
+type CertificateFiles struct {
+	Certificate string `toml:"certificate"` // PEM, leaf first, with intermediates
+	Key         string `toml:"key"`         // PEM, mode 0600
+}
+
+// ProvisioningConfig tunes the provisioning service.
+type ProvisioningConfig struct {
+	// ChallengeWindow is how long a TPM has at least to answer a challenge; at
+	// most it has twice as long. Chips are slow: minutes.
+	ChallengeWindow Duration `toml:"challenge_window"`
+	// AnswerAtOnce tells a device its hub in the answer to its first call, when
+	// it is known by then. Without it every device polls, as the original
+	// service makes it.
+	AnswerAtOnce bool `toml:"answer_at_once"`
+	// Decisions is how many decisions are remembered for berth explain.
+	Decisions int `toml:"decisions"`
+}
+
+// TelemetryConfig bounds the built-in stream.
+type TelemetryConfig struct {
+	// Retention is how long messages are kept.
+	Retention Duration `toml:"retention"`
+}
+
+// LogConfig says what is logged to standard error.
+type LogConfig struct {
+	Level  string `toml:"level"`  // debug, info, warn or error
+	Format string `toml:"format"` // text or json
+}
+
+// A Duration is a time.Duration written as "5m" or "168h".
+type Duration time.Duration
+
+// UnmarshalText reads the form of time.ParseDuration.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}
+
+// MarshalText writes the form of time.Duration.String.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// DefaultConfig is what a configuration file starts from.
+func DefaultConfig() Config {
+	return Config{
+		Listen:         ":443",
+		MaxConnections: 20000,
+		DrainTimeout:   Duration(20 * time.Second),
+		TLS:            TLSConfig{Certificates: []CertificateFiles{{serverCertFile, serverKeyFile}}},
+		Provisioning:   ProvisioningConfig{ChallengeWindow: Duration(5 * time.Minute), AnswerAtOnce: true, Decisions: 4096},
+		Telemetry:      TelemetryConfig{Retention: Duration(7 * 24 * time.Hour)},
+		Log:            LogConfig{Level: "info", Format: "text"},
+	}
+}
+
+// LoadConfig reads berth.toml in the data directory. It reports every fault at
+// once; unknown keys are faults.
+func LoadConfig(data string) (Config, error) {
+	c := DefaultConfig()
+	c.TLS.Certificates = nil
+	path := filepath.Join(data, configFile)
+	meta, err := toml.DecodeFile(path, &c)
+	if errors.Is(err, os.ErrNotExist) {
+		return c, fmt.Errorf("%s does not exist; make a data directory with: berth init --data %s --host NAME", path, data)
+	}
+	if err != nil {
+		return c, fmt.Errorf("reading %s: %w", path, err)
+	}
+	c.Data = data
+	var faults []error
+	for _, key := range meta.Undecoded() {
+		faults = append(faults, fmt.Errorf("%s: is not a setting", key))
+	}
+	if err := errors.Join(append(faults, c.Validate())...); err != nil {
+		return c, fmt.Errorf("%s:\n%w", path, err)
+	}
+	return c, nil
+}
+
+// Validate reports every fault of c, each naming its key.
+func (c Config) Validate() error {
+	var faults []error
+	fault := func(key, format string, args ...any) {
+		faults = append(faults, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+	}
+	if _, err := device.ParseIDScope(c.IDScope); err != nil {
+		fault("id_scope", "%v", err)
+	}
+	if len(c.Hosts) == 0 {
+		fault("hosts", "names no host")
+	}
+	for _, h := range c.Hosts {
+		if h == "" || strings.ContainsAny(h, "/ ") {
+			fault("hosts", "%q is not a host name", h)
+		}
+	}
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		fault("listen", "%q is not address:port", c.Listen)
+	}
+	if c.MaxConnections < 1 {
+		fault("max_connections", "must be at least 1")
+	}
+	if c.DrainTimeout <= 0 {
+		fault("drain_timeout", "must be above zero")
+	}
+	if len(c.TLS.Certificates) == 0 {
+		fault("tls.certificates", "names no certificate")
+	}
+	for i, f := range c.TLS.Certificates {
+		if f.Certificate == "" || f.Key == "" {
+			fault(fmt.Sprintf("tls.certificates[%d]", i), "needs certificate and key")
+		}
+	}
+	if w := time.Duration(c.Provisioning.ChallengeWindow); w < 10*time.Second || w > time.Hour {
+		fault("provisioning.challenge_window", "must be between 10s and 1h")
+	}
+	if n := c.Provisioning.Decisions; n < 1 || n > 1<<20 {
+		fault("provisioning.decisions", "must be between 1 and 1048576")
+	}
+	if c.Telemetry.Retention <= 0 {
+		fault("telemetry.retention", "must be above zero")
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
+		fault("log.level", "is %q; debug, info, warn and error are known", c.Log.Level)
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		fault("log.format", "is %q; text and json are known", c.Log.Format)
+	}
+	return errors.Join(faults...)
+}
+
+// path resolves a path of the configuration file.
+func (c Config) path(p string) string {
+	if filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(c.Data, p)
+}

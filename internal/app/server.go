@@ -1,0 +1,265 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/front/admin"
+	"github.com/berth-iot/berth/front/dpshttp"
+	"github.com/berth-iot/berth/front/hubhttp"
+	"github.com/berth-iot/berth/hsm/soft"
+	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/provision"
+	"github.com/berth-iot/berth/store/sqlite"
+)
+
+// Deadlines of the HTTPS listener. A device behind a bad radio link needs
+// seconds; nobody needs minutes.
+const (
+	handshakeTimeout = 15 * time.Second // also covers the request's headers
+	requestTimeout   = 30 * time.Second
+	answerTimeout    = 60 * time.Second
+	idleTimeout      = 3 * time.Minute
+	maxHeaderBytes   = 16 << 10
+	trimInterval     = time.Minute
+)
+
+// A Server is a whole Berth server in one process.
+type Server struct {
+	config   Config
+	logger   *slog.Logger
+	store    *sqlite.Store
+	hubs     *hubs
+	handler  http.Handler
+	tls      *tls.Config
+	listener net.Listener
+	ready    atomic.Bool
+	draining chan struct{}
+}
+
+// Open readies a server: it opens the store, migrates it, loads keys and
+// certificates and begins to listen. Run serves; Close is for a server that
+// never ran.
+func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_ *Server, err error) {
+	s := &Server{config: c, logger: logger, draining: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	key, err := soft.Open(c.path(sealKeyFile))
+	if err != nil {
+		return nil, err
+	}
+	if s.tls, err = serverTLS(c); err != nil {
+		return nil, err
+	}
+	if s.store, err = sqlite.Open(ctx, c.path(databaseFile), key); err != nil {
+		return nil, fmt.Errorf("opening %s: %w", c.path(databaseFile), err)
+	}
+	scope, err := device.ParseIDScope(c.IDScope)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.store.Scope(ctx, scope); err != nil {
+		return nil, fmt.Errorf("id_scope %s: the database does not have it: %w", scope, err)
+	}
+	if s.hubs, err = openHubs(ctx, s.store, scope); err != nil {
+		return nil, err
+	}
+	s.handler = s.assemble(scope, key, version)
+	if s.listener, err = net.Listen("tcp", c.Listen); err != nil {
+		return nil, listenError(c.Listen, err)
+	}
+	return s, nil
+}
+
+// assemble wires the services to the store and the fronts to the services.
+func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) http.Handler {
+	journal := provision.NewJournal(s.config.Provisioning.Decisions)
+	hubService := hub.New(hub.Config{
+		Registry: s.store, Stream: s.store, Policies: s.store, Now: time.Now, Random: rand.Reader,
+	})
+	s.hubs.service = hubService
+	registrar := provision.NewRegistrar(provision.Config{
+		Enrollments: s.store, Records: s.store, Scopes: s.store, Hubs: s.hubs, Secrets: key,
+		Journal: journal, Now: time.Now, Random: rand.Reader,
+		ChallengeWindow: time.Duration(s.config.Provisioning.ChallengeWindow),
+		AnswerAtOnce:    s.config.Provisioning.AnswerAtOnce,
+	})
+	enroller := provision.NewEnroller(provision.EnrollerConfig{
+		Store: s.store, Records: s.store, Journal: journal, Now: time.Now, Random: rand.Reader,
+	})
+	return mux{
+		dps: dpshttp.New(dpshttp.Config{
+			Registrar: registrar, Enroller: enroller, Policies: s.store, Secrets: key, Scope: scope,
+			Hosts: s.config.Hosts, PublicURL: "https://" + s.config.Hosts[0] + portSuffix(s.config.Listen),
+			Now: time.Now, Logger: s.logger, Random: rand.Reader,
+		}),
+		hub: hubhttp.New(hubhttp.Config{
+			Service: hubService, Hubs: s.hubs, Now: time.Now, Logger: s.logger, Random: rand.Reader,
+		}),
+		admin: admin.New(admin.Config{
+			Scope: scope, Hosts: s.config.Hosts, Policies: s.store, Decisions: enroller, Links: s.hubs, Messages: s.store,
+			Version: version, Ready: s.isReady, Draining: s.draining,
+			Now: time.Now, Logger: s.logger, Random: rand.Reader,
+		}),
+	}
+}
+
+// A mux shares one listener among the APIs. Their paths begin differently, so
+// one host name can serve them all.
+type mux struct{ dps, hub, admin http.Handler }
+
+func (m mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	switch strings.ToLower(first) {
+	case "devices", "twins":
+		m.hub.ServeHTTP(w, r)
+	case "berth", "healthz", "readyz":
+		m.admin.ServeHTTP(w, r)
+	default:
+		m.dps.ServeHTTP(w, r)
+	}
+}
+
+// Address is where the server listens.
+func (s *Server) Address() net.Addr { return s.listener.Addr() }
+
+// Run serves until ctx ends, then lets running requests finish and closes the
+// store. It returns when everything it started has stopped.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.Close()
+	server := &http.Server{
+		Handler:           s.handler,
+		TLSConfig:         s.tls,
+		ReadHeaderTimeout: handshakeTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      answerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+		Protocols:         new(http.Protocols),
+	}
+	// Some clients look for lower-case header names and ask for WebSocket
+	// upgrades, which HTTP/2 has neither of.
+	server.Protocols.SetHTTP1(true)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		err := server.ServeTLS(netutil.LimitListener(s.listener, s.config.MaxConnections), "", "")
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		return err
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		return s.drain(server)
+	})
+	g.Go(func() error { return s.trim(ctx) })
+	s.ready.Store(true)
+	s.logger.Info("serving", "address", s.listener.Addr().String(), "host", s.config.Hosts[0], "id_scope", s.config.IDScope)
+	return g.Wait()
+}
+
+func (s *Server) drain(server *http.Server) error {
+	s.ready.Store(false)
+	close(s.draining)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(s.config.DrainTimeout))
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		s.logger.Warn("requests were cut off", "after", time.Duration(s.config.DrainTimeout).String())
+		return server.Close()
+	}
+	s.logger.Info("stopped")
+	return nil
+}
+
+// trim keeps the telemetry stream within its retention.
+func (s *Server) trim(ctx context.Context) error {
+	tick := time.NewTicker(trimInterval)
+	defer tick.Stop()
+	for {
+		n, err := s.store.Trim(ctx, time.Now().Add(-time.Duration(s.config.Telemetry.Retention)))
+		switch {
+		case err != nil && ctx.Err() == nil:
+			s.logger.Error("trimming telemetry", "error", err)
+		case n > 0:
+			s.logger.Debug("trimmed telemetry", "messages", n)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *Server) isReady(context.Context) error {
+	if !s.ready.Load() {
+		return errs.New(errs.Unavailable, 0, "not serving")
+	}
+	return nil
+}
+
+// Close releases the listener and the store.
+func (s *Server) Close() error {
+	var faults []error
+	if s.listener != nil {
+		if err := s.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			faults = append(faults, err)
+		}
+	}
+	if s.store != nil {
+		faults = append(faults, s.store.Close())
+	}
+	return errors.Join(faults...)
+}
+
+// serverTLS asks every client for a certificate and verifies none: a
+// self-signed leaf is legal in an individual enrollment, and the attestation
+// rules judge chains with reasons an operator can read.
+func serverTLS(c Config) (*tls.Config, error) {
+	t := &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		ClientAuth: tls.RequestClientCert,
+		NextProtos: []string{"http/1.1"},
+	}
+	for _, f := range c.TLS.Certificates {
+		key := c.path(f.Key)
+		if info, err := os.Stat(key); err == nil && info.Mode().Perm()&0o077 != 0 {
+			return nil, fmt.Errorf("%s can be read by others; run: chmod 600 %s", key, key)
+		}
+		pair, err := tls.LoadX509KeyPair(c.path(f.Certificate), key)
+		if err != nil {
+			return nil, fmt.Errorf("loading the server certificate %s: %w", c.path(f.Certificate), err)
+		}
+		t.Certificates = append(t.Certificates, pair)
+	}
+	return t, nil
+}
+
+func listenError(address string, err error) error {
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("listening on %s: %w; a port below 1024 needs root or CAP_NET_BIND_SERVICE, or set listen in %s", address, err, configFile)
+	default:
+		return fmt.Errorf("listening on %s: %w", address, err)
+	}
+}
