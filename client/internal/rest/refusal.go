@@ -19,6 +19,10 @@ import (
 //
 //	{"Message":"ErrorCode:DeviceNotFound;d1","ExceptionMessage":"Tracking ID:…"}
 //	{"Message":"{\"errorCode\":404103,\"trackingId\":\"…\",\"message\":\"…\"}"}
+//
+// and that of Berth's own API:
+//
+//	{"error":{"kind":"not found","code":404000,"message":"…","trackingId":"…"}}
 func Refusal(a *Answer) *client.Error {
 	e := &client.Error{Status: a.Status, RetryAfter: retryAfter(a.Header)}
 	body := errorBody(a.Body)
@@ -64,10 +68,18 @@ func errorBody(b []byte) fields {
 		TrackingID       json.RawMessage `json:"trackingId"`
 		Message          json.RawMessage `json:"message"`
 		ExceptionMessage json.RawMessage `json:"exceptionMessage"`
+		Error            struct {
+			Code       json.RawMessage `json:"code"`
+			TrackingID json.RawMessage `json:"trackingId"`
+			Message    json.RawMessage `json:"message"`
+		} `json:"error"`
 	}
 	var f fields
 	if json.Unmarshal(b, &raw) != nil {
 		return f
+	}
+	if own := raw.Error; own.Message != nil {
+		raw.ErrorCode, raw.TrackingID, raw.Message = own.Code, own.TrackingID, own.Message
 	}
 	var code int
 	if json.Unmarshal(raw.ErrorCode, &code) == nil && code > 0 && code < 1e6 {
