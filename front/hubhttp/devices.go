@@ -1,0 +1,227 @@
+package hubhttp
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/front/internal/rest"
+	"github.com/berth-iot/berth/hub"
+)
+
+// maxDevice is the longest identity that is read, in bytes.
+const maxDevice = 64 << 10
+
+// deviceJSON is an identity as the registry answers it. What this hub does not
+// know yet about a device (whether it is connected, what waits for it) has the
+// value of a device that was never seen.
+type deviceJSON struct {
+	DeviceID                   device.ID          `json:"deviceId"`
+	GenerationID               string             `json:"generationId"`
+	ETag                       string             `json:"etag"`
+	ConnectionState            string             `json:"connectionState"`
+	Status                     string             `json:"status"`
+	StatusReason               *string            `json:"statusReason"`
+	ConnectionStateUpdatedTime string             `json:"connectionStateUpdatedTime"`
+	StatusUpdatedTime          string             `json:"statusUpdatedTime"`
+	LastActivityTime           string             `json:"lastActivityTime"`
+	CloudToDeviceMessageCount  int                `json:"cloudToDeviceMessageCount"`
+	Authentication             authenticationJSON `json:"authentication"`
+	Capabilities               capabilitiesJSON   `json:"capabilities"`
+	DeviceScope                string             `json:"deviceScope,omitempty"`
+	ParentScopes               []string           `json:"parentScopes"`
+}
+
+// authenticationJSON has type last: a client that sets its own members in the
+// order of the document works the type out again from each of the others.
+type authenticationJSON struct {
+	SymmetricKey   symmetricKeyJSON `json:"symmetricKey"`
+	X509Thumbprint thumbprintJSON   `json:"x509Thumbprint"`
+	Type           string           `json:"type"`
+}
+
+type symmetricKeyJSON struct {
+	PrimaryKey   *string `json:"primaryKey"`
+	SecondaryKey *string `json:"secondaryKey"`
+}
+
+type thumbprintJSON struct {
+	PrimaryThumbprint   *string `json:"primaryThumbprint"`
+	SecondaryThumbprint *string `json:"secondaryThumbprint"`
+}
+
+type capabilitiesJSON struct {
+	IoTEdge bool `json:"iotEdge"`
+}
+
+func encodeDevice(d *hub.Device) deviceJSON {
+	return deviceJSON{
+		DeviceID: d.ID, GenerationID: d.GenerationID, ETag: d.ETag,
+		ConnectionState: "Disconnected", Status: status(d), StatusReason: orNull(d.StatusReason),
+		ConnectionStateUpdatedTime: timeJSON(time.Time{}), StatusUpdatedTime: timeJSON(d.StatusUpdated), LastActivityTime: timeJSON(time.Time{}),
+		Authentication: authenticationJSON{
+			SymmetricKey:   symmetricKeyJSON{orNull(d.Auth.Keys.Primary.Base64()), orNull(d.Auth.Keys.Secondary.Base64())},
+			X509Thumbprint: encodeThumbprint(d),
+			Type:           string(d.Auth.Type),
+		},
+		Capabilities: capabilitiesJSON{d.IoTEdge},
+		DeviceScope:  deviceScope(d),
+		ParentScopes: []string{},
+	}
+}
+
+func encodeThumbprint(d *hub.Device) thumbprintJSON {
+	return thumbprintJSON{orNull(d.Auth.PrimaryThumbprint), orNull(d.Auth.SecondaryThumbprint)}
+}
+
+// deviceScope is where an edge device's children belong.
+func deviceScope(d *hub.Device) string {
+	if !d.IoTEdge {
+		return ""
+	}
+	return fmt.Sprintf("ms-azure-iot-edge://%s-%s", d.ID, d.GenerationID)
+}
+
+func status(d *hub.Device) string {
+	if d.Disabled {
+		return "disabled"
+	}
+	return "enabled"
+}
+
+func orNull(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// timeJSON writes a time as .NET does, in ticks of 100 nanoseconds; the zero
+// time is 0001-01-01T00:00:00Z.
+func timeJSON(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.9999999Z") }
+
+// decodeDevice reads what an operator may say about the device id. Clients send
+// back whole identities: what is the registry's own is ignored, and so are
+// members nobody knows. Names and enumerated values are read without case.
+func decodeDevice(body []byte, id device.ID) (hub.DeviceSpec, error) {
+	var sent struct {
+		DeviceID       *device.ID         `json:"deviceId"`
+		Status         string             `json:"status"`
+		StatusReason   string             `json:"statusReason"`
+		Authentication authenticationJSON `json:"authentication"`
+		Capabilities   capabilitiesJSON   `json:"capabilities"`
+	}
+	if err := json.Unmarshal(body, &sent); err != nil {
+		return hub.DeviceSpec{}, errs.New(errs.Invalid, errs.CodeFormatError, "The body is not a device identity in JSON").WithCause(err)
+	}
+	if sent.DeviceID != nil && *sent.DeviceID != id {
+		return hub.DeviceSpec{}, invalid("deviceId in the body is not the device ID of the path")
+	}
+	spec := hub.DeviceSpec{StatusReason: sent.StatusReason, IoTEdge: sent.Capabilities.IoTEdge}
+	switch strings.ToLower(sent.Status) {
+	case "", "enabled":
+	case "disabled":
+		spec.Disabled = true
+	default:
+		return hub.DeviceSpec{}, invalid("status must be enabled or disabled")
+	}
+	var err error
+	spec.Auth, err = decodeAuthentication(sent.Authentication)
+	return spec, err
+}
+
+func decodeAuthentication(sent authenticationJSON) (hub.Authentication, error) {
+	auth := hub.Authentication{
+		Type:                hub.AuthenticationType(sent.Type),
+		PrimaryThumbprint:   orEmpty(sent.X509Thumbprint.PrimaryThumbprint),
+		SecondaryThumbprint: orEmpty(sent.X509Thumbprint.SecondaryThumbprint),
+	}
+	for _, known := range []hub.AuthenticationType{hub.AuthSAS, hub.AuthSelfSigned} {
+		if strings.EqualFold(sent.Type, string(known)) {
+			auth.Type = known
+		}
+	}
+	if sent.Type == "" {
+		auth.Type = hub.AuthSAS
+		if auth.PrimaryThumbprint != "" || auth.SecondaryThumbprint != "" {
+			auth.Type = hub.AuthSelfSigned
+		}
+	}
+	for _, k := range []struct {
+		name string
+		sent *string
+		key  *device.SymmetricKey
+	}{
+		{"primaryKey", sent.SymmetricKey.PrimaryKey, &auth.Keys.Primary},
+		{"secondaryKey", sent.SymmetricKey.SecondaryKey, &auth.Keys.Secondary},
+	} {
+		text := orEmpty(k.sent)
+		if text == "" {
+			continue
+		}
+		var err error
+		if *k.key, err = device.ParseSymmetricKey(text); err != nil {
+			return hub.Authentication{}, invalid("%s %v", k.name, err)
+		}
+	}
+	return auth, nil
+}
+
+func orEmpty(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+func (a api) getDevice(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
+	d, err := a.Service.Device(r.Context(), caller, to.hub.Name, to.id)
+	if err != nil {
+		return err
+	}
+	return answer(w, d.ETag, encodeDevice(d))
+}
+
+func (a api) putDevice(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
+	if err := rest.RequireJSON(r.Request); err != nil {
+		return err
+	}
+	body, err := rest.ReadBody(w, r.Request, maxDevice)
+	if err != nil {
+		return err
+	}
+	spec, err := decodeDevice(body, to.id)
+	if err != nil {
+		return err
+	}
+	d, err := a.Service.PutDevice(r.Context(), caller, to.hub.Name, to.id, spec, ifMatch(r))
+	if err != nil {
+		return err
+	}
+	return answer(w, d.ETag, encodeDevice(d))
+}
+
+func (a api) deleteDevice(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
+	if err := a.Service.DeleteDevice(r.Context(), caller, to.hub.Name, to.id, ifMatch(r)); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// answer sends a document with its entity tag, which some clients take from the
+// header and some from the body.
+func answer(w http.ResponseWriter, etag string, document any) error {
+	body, err := json.Marshal(document)
+	if err != nil {
+		return fmt.Errorf("encoding the answer: %w", err)
+	}
+	w.Header().Set("ETag", `"`+etag+`"`)
+	rest.WriteJSON(w, http.StatusOK, body)
+	return nil
+}

@@ -1,0 +1,136 @@
+// Package hubhttp is the HTTPS wire of the hub: the part of the IoT Hub service
+// REST API that keeps identities and reads twins, and the part of the device
+// REST API that takes telemetry.
+package hubhttp
+
+import (
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/front/internal/rest"
+	"github.com/berth-iot/berth/hub"
+)
+
+// Hubs knows the hubs of this process.
+type Hubs interface {
+	// Hub returns the hub that goes by a name, in lower case and without the
+	// port, and false when none does.
+	Hub(name string) (hub.Host, bool)
+}
+
+// Config is what the handler is made of. All members are required.
+type Config struct {
+	Service *hub.Service
+	Hubs    Hubs
+	Logger  *slog.Logger
+	Random  io.Reader // for tracking IDs
+	Now     func() time.Time
+}
+
+// New returns the handler of every hub that c.Hubs knows; the Host header says
+// which one is meant. Client certificates are judged here, so TLS should
+// request them and verify nothing.
+func New(c Config) http.Handler {
+	a := api{c}
+	return rest.Edge{
+		Routes: []rest.Route{
+			{Method: http.MethodGet, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.getDevice)},
+			{Method: http.MethodPut, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.putDevice)},
+			{Method: http.MethodDelete, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.deleteDevice)},
+			{Method: http.MethodGet, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.getTwin)},
+			{Method: http.MethodPost, Pattern: "/devices/{id}/messages/events", Serve: a.postEvents},
+		},
+		Refuse: a.refuse,
+		Logger: c.Logger,
+		Random: c.Random,
+		Now:    c.Now,
+	}.Handler()
+}
+
+type api struct{ Config }
+
+// A target is the device that a request is about.
+type target struct {
+	hub hub.Host
+	id  device.ID
+}
+
+// target also checks the api-version; every operation needs the three.
+func (a api) target(r *rest.Request) (target, error) {
+	if _, err := rest.APIVersion(r.Request); err != nil {
+		return target{}, err
+	}
+	h, ok := a.Hubs.Hub(rest.Host(r.Request))
+	if !ok {
+		return target{}, errs.New(errs.Denied, errs.CodeHubNotFound, "There is no IoT hub of this name")
+	}
+	id, err := device.ParseID(r.PathValue("id"))
+	if err != nil {
+		return target{}, invalid("The device ID %v", err)
+	}
+	return target{h, id}, nil
+}
+
+// operator wraps an operation of the service API: it finds out who calls about
+// which device. under is the resource the device is named under.
+func (a api) operator(under string, serve func(http.ResponseWriter, *rest.Request, access.Caller, target) error) func(http.ResponseWriter, *rest.Request) error {
+	return func(w http.ResponseWriter, r *rest.Request) error {
+		to, err := a.target(r)
+		if err != nil {
+			return err
+		}
+		token, err := rest.Token(r.Request)
+		if err != nil {
+			return err
+		}
+		if token == nil {
+			return errs.New(errs.Denied, errs.CodeUnauthorizedAccess, "Unauthorized: there is no SAS token in the Authorization header")
+		}
+		caller, err := a.Service.AuthenticateCaller(r.Context(), to.hub, under+string(to.id), *token)
+		if err != nil {
+			return err
+		}
+		return serve(w, r, caller, to)
+	}
+}
+
+// sender lets a device in, by its token or by the certificate of its TLS
+// connection.
+func (a api) sender(r *rest.Request) (hub.Sender, error) {
+	to, err := a.target(r)
+	if err != nil {
+		return hub.Sender{}, err
+	}
+	var credential attest.Credential
+	if credential.Token, err = rest.Token(r.Request); err != nil {
+		return hub.Sender{}, err
+	}
+	if r.TLS != nil {
+		credential.Chain = r.TLS.PeerCertificates
+	}
+	return a.Service.Authenticate(r.Context(), to.hub, to.id, credential)
+}
+
+// ifMatch reads the If-Match header. Clients send entity tags and the star both
+// bare and quoted.
+func ifMatch(r *rest.Request) hub.Precondition {
+	value := strings.TrimSpace(r.Header.Get("If-Match"))
+	if value == "" {
+		return nil
+	}
+	if len(value) > 1 && strings.HasPrefix(value, `"`) && strings.HasSuffix(value, `"`) {
+		value = value[1 : len(value)-1]
+	}
+	return func(etag string) bool { return value == "*" || value == etag }
+}
+
+func invalid(format string, args ...any) *errs.Error {
+	return errs.New(errs.Invalid, errs.CodeArgumentInvalid, format, args...)
+}
