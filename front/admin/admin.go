@@ -1,0 +1,157 @@
+// Package admin is Berth's own REST API, for operators and the berth command:
+// why a device was refused, which hubs are linked to the provisioning scope,
+// and what devices sent. Beside it are the probes of an orchestrator.
+//
+// Except for the probes, a request carries a SAS token of a shared access
+// policy of the scope with the right ServiceConfig. Bodies are JSON; an error
+// is {"error":{"kind","code","message","trackingId"}}.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/front/internal/rest"
+	"github.com/berth-iot/berth/provision"
+	"github.com/berth-iot/berth/wire/sas"
+)
+
+// An Explainer remembers the last decisions about devices.
+type Explainer interface {
+	// Decisions returns those about a registration ID, or the one with a
+	// tracking ID, newest first. It checks the caller's right.
+	Decisions(ctx context.Context, caller access.Caller, scope device.IDScope, id string) ([]provision.Decision, error)
+}
+
+// Links keeps which hubs are linked to a provisioning scope. Each write is
+// durable when it returns.
+type Links interface {
+	// Linked returns the hubs of scope, ordered by host.
+	Linked(ctx context.Context, scope device.IDScope) ([]provision.LinkedHub, error)
+	// PutLinkedHub links a hub, or replaces the link to it.
+	PutLinkedHub(ctx context.Context, scope device.IDScope, h provision.LinkedHub) error
+	// DeleteLinkedHub removes the link to a hub. If there is none the error is
+	// of kind errs.NotFound.
+	DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error
+}
+
+// Config is what the handler is made of. All members are required.
+type Config struct {
+	Scope    device.IDScope // the tenant that is administered
+	Hosts    []string       // the host names that a token may be made for
+	Policies access.Policies
+
+	Decisions Explainer
+	Links     Links
+	Messages  Messages
+
+	Version string // of this program
+	// Ready returns an error while requests cannot be served.
+	Ready func(context.Context) error
+	// Draining is closed when the server wants its requests to end.
+	Draining <-chan struct{}
+
+	Logger *slog.Logger
+	Random io.Reader // for tracking IDs
+	Now    func() time.Time
+}
+
+// New returns the handler of /berth/v1/, /healthz and /readyz.
+func New(c Config) http.Handler {
+	f := front{c}
+	return rest.Edge{
+		Routes: []rest.Route{
+			{Method: http.MethodGet, Pattern: "/healthz", Serve: f.health},
+			{Method: http.MethodGet, Pattern: "/readyz", Serve: f.ready},
+			{Method: http.MethodGet, Pattern: "/berth/v1/version", Serve: f.operator(f.version)},
+			{Method: http.MethodGet, Pattern: "/berth/v1/decisions/{id}", Serve: f.operator(f.decisions)},
+			{Method: http.MethodGet, Pattern: "/berth/v1/hubs", Serve: f.operator(f.hubs)},
+			{Method: http.MethodPut, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.link)},
+			{Method: http.MethodDelete, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.unlink)},
+			{Method: http.MethodGet, Pattern: "/berth/v1/hubs/{host}/messages", Serve: f.operator(f.messages)},
+		},
+		Refuse: refuse,
+		Logger: c.Logger,
+		Random: c.Random,
+		Now:    c.Now,
+	}.Handler()
+}
+
+type front struct{ Config }
+
+// operator wraps an operation that takes ServiceConfig.
+func (f front) operator(serve func(http.ResponseWriter, *rest.Request, access.Caller) error) func(http.ResponseWriter, *rest.Request) error {
+	return func(w http.ResponseWriter, r *rest.Request) error {
+		caller, err := f.caller(r)
+		if err != nil {
+			return err
+		}
+		if err := caller.Require(access.ServiceConfig); err != nil {
+			return err
+		}
+		return serve(w, r, caller)
+	}
+}
+
+func (f front) caller(r *rest.Request) (access.Caller, error) {
+	token, err := rest.Token(r.Request)
+	if err != nil {
+		return access.Caller{}, err
+	}
+	if token == nil {
+		return access.Caller{}, errs.New(errs.Denied, errs.CodeUnauthorizedAccess, "Unauthorized: there is no SAS token in the Authorization header")
+	}
+	policies, err := f.Policies.Policies(r.Context(), access.ScopeOwner(f.Scope))
+	if err != nil {
+		return access.Caller{}, fmt.Errorf("reading the policies of %s: %w", f.Scope, err)
+	}
+	return access.Authenticate(policies, *token, f.isOurs, f.Now())
+}
+
+func (f front) isOurs(resource string) bool {
+	return slices.ContainsFunc(f.Hosts, func(host string) bool { return sas.HostResource(resource, host) })
+}
+
+func (f front) health(w http.ResponseWriter, _ *rest.Request) error {
+	return answer(w, map[string]string{"status": "ok"})
+}
+
+func (f front) ready(w http.ResponseWriter, r *rest.Request) error {
+	if err := f.Ready(r.Context()); err != nil {
+		return errs.New(errs.Unavailable, 0, "Not ready").WithCause(err)
+	}
+	return answer(w, map[string]string{"status": "ready"})
+}
+
+func (f front) version(w http.ResponseWriter, _ *rest.Request, _ access.Caller) error {
+	return answer(w, map[string]string{"version": f.Version})
+}
+
+func (f front) decisions(w http.ResponseWriter, r *rest.Request, caller access.Caller) error {
+	found, err := f.Decisions.Decisions(r.Context(), caller, f.Scope, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	if found == nil {
+		found = []provision.Decision{}
+	}
+	return answer(w, found)
+}
+
+func answer(w http.ResponseWriter, document any) error {
+	body, err := json.Marshal(document)
+	if err != nil {
+		return fmt.Errorf("encoding the answer: %w", err)
+	}
+	rest.WriteJSON(w, http.StatusOK, body)
+	return nil
+}

@@ -1,0 +1,117 @@
+package admin
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/front/internal/rest"
+	"github.com/berth-iot/berth/provision"
+)
+
+// maxLink is the longest link that is read, in bytes.
+const maxLink = 4 << 10
+
+func (f front) hubs(w http.ResponseWriter, r *rest.Request, _ access.Caller) error {
+	linked, err := f.Links.Linked(r.Context(), f.Scope)
+	if err != nil {
+		return fmt.Errorf("listing the linked hubs: %w", err)
+	}
+	if linked == nil {
+		linked = []provision.LinkedHub{}
+	}
+	return answer(w, linked)
+}
+
+func (f front) link(w http.ResponseWriter, r *rest.Request, _ access.Caller) error {
+	host, err := parseHost(r.PathValue("host"))
+	if err != nil {
+		return err
+	}
+	if err := rest.RequireJSON(r.Request); err != nil {
+		return err
+	}
+	body, err := rest.ReadBody(w, r.Request, maxLink)
+	if err != nil {
+		return err
+	}
+	h, err := decodeLink(body)
+	if err != nil {
+		return err
+	}
+	h.Host = host
+	if err := f.Links.PutLinkedHub(r.Context(), f.Scope, h); err != nil {
+		return fmt.Errorf("linking %s: %w", host, err)
+	}
+	return answer(w, h)
+}
+
+// decodeLink reads the members of a link that an operator may set; those left
+// out mean a full share in every allocation.
+func decodeLink(body []byte) (provision.LinkedHub, error) {
+	sent := struct {
+		Weight     int  `json:"weight"`
+		Allocation bool `json:"allocation"`
+	}{1, true}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	err := d.Decode(&sent)
+	if err == nil {
+		if _, more := d.Token(); more != io.EOF {
+			err = errors.New("there is more after the object")
+		}
+	}
+	if err != nil {
+		return provision.LinkedHub{}, invalid("The body must be {\"weight\": 1 to 1000, \"allocation\": true or false}").WithCause(err)
+	}
+	if sent.Weight < 1 || sent.Weight > 1000 {
+		return provision.LinkedHub{}, invalid("weight must be 1 to 1000")
+	}
+	return provision.LinkedHub{Weight: sent.Weight, Allocation: sent.Allocation}, nil
+}
+
+func (f front) unlink(w http.ResponseWriter, r *rest.Request, _ access.Caller) error {
+	host, err := parseHost(r.PathValue("host"))
+	if err != nil {
+		return err
+	}
+	err = f.Links.DeleteLinkedHub(r.Context(), f.Scope, host)
+	if errs.KindOf(err) == errs.NotFound {
+		return notLinked(host)
+	}
+	if err != nil {
+		return fmt.Errorf("unlinking %s: %w", host, err)
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// hostPattern is a host name (RFC 1123 §2.1) with an optional port.
+var hostPattern = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*(:[0-9]{1,5})?$`)
+
+// parseHost returns the canonical form of a linked hub's host: lower case, with
+// the port where it is not 443.
+func parseHost(s string) (string, error) {
+	host := strings.ToLower(s)
+	name, port, _ := strings.Cut(host, ":")
+	if n, err := strconv.ParseUint("0"+port, 10, 16); err != nil || port != "" && n == 0 || len(name) > 253 || !hostPattern.MatchString(host) {
+		return "", invalid("The hub must be a host name with an optional port")
+	}
+	return strings.TrimSuffix(host, ":443"), nil
+}
+
+func notLinked(host string) error {
+	return errs.New(errs.NotFound, 0, "No hub %s is linked", host)
+}
+
+func invalid(format string, args ...any) *errs.Error {
+	return errs.New(errs.Invalid, 0, format, args...)
+}

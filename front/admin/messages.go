@@ -1,0 +1,192 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/front/internal/rest"
+	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/provision"
+)
+
+// Messages is the part of the telemetry stream that is shown to operators.
+type Messages interface {
+	// Read returns up to limit messages of one hub with sequence numbers above
+	// after, in order.
+	Read(ctx context.Context, hub string, after uint64, limit int) ([]*hub.Message, error)
+	// LastSequence returns the newest sequence number of all hubs.
+	LastSequence(ctx context.Context) (uint64, error)
+	// Wait returns nil when the newest sequence number is above after, and
+	// ctx's error when that ends first.
+	Wait(ctx context.Context, after uint64) error
+}
+
+// messageJSON is one line of a stream. A body that is UTF-8 text is shown as
+// it is, any other in base64.
+type messageJSON struct {
+	Sequence         uint64            `json:"sequence"`
+	Hub              string            `json:"hub"`
+	DeviceID         device.ID         `json:"deviceId"`
+	EnqueuedTime     time.Time         `json:"enqueuedTime"`
+	SystemProperties map[string]string `json:"systemProperties"`
+	Properties       map[string]string `json:"properties"`
+	Body             *string           `json:"body,omitempty"`
+	BodyBase64       []byte            `json:"bodyBase64,omitempty"`
+}
+
+func encodeMessage(m *hub.Message) messageJSON {
+	line := messageJSON{
+		Sequence: m.Sequence, Hub: m.Hub, DeviceID: m.DeviceID, EnqueuedTime: m.Enqueued.UTC(),
+		SystemProperties: orEmpty(m.System), Properties: orEmpty(m.Properties),
+	}
+	if utf8.Valid(m.Body) {
+		text := string(m.Body)
+		line.Body = &text
+	} else {
+		line.BodyBase64 = m.Body
+	}
+	return line
+}
+
+func orEmpty(properties map[string]string) map[string]string {
+	if properties == nil {
+		return map[string]string{}
+	}
+	return properties
+}
+
+const (
+	pageSize = 100 // messages read at once
+	// writeTimeout is how long a reader may take for a page of messages; who
+	// only follows may stay for days.
+	writeTimeout = 30 * time.Second
+)
+
+// A selection is what the query asks for.
+type selection struct {
+	after  uint64 // sequence number
+	follow bool   // go on with what arrives
+	limit  uint64 // end after so many messages; zero means never
+}
+
+func parseSelection(r *http.Request) (selection, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return selection{}, invalid("The query cannot be parsed")
+	}
+	var s selection
+	for name, values := range query {
+		value := values[0]
+		switch name {
+		case "after":
+			s.after, err = strconv.ParseUint(value, 10, 63)
+		case "follow":
+			s.follow, err = strconv.ParseBool(value)
+		case "limit":
+			s.limit, err = strconv.ParseUint(value, 10, 63)
+			if s.limit == 0 {
+				err = errors.New("is zero")
+			}
+		default:
+			continue // a proxy's or a client library's
+		}
+		if err != nil || len(values) > 1 {
+			return selection{}, invalid("after takes a sequence number, follow true or false, limit a positive number")
+		}
+	}
+	return s, nil
+}
+
+// messages streams a hub's telemetry, one JSON document a line. The stream ends
+// at the newest message, or, when following, with the client's connection or
+// when the server drains.
+func (f front) messages(w http.ResponseWriter, r *rest.Request, _ access.Caller) error {
+	host, err := parseHost(r.PathValue("host"))
+	if err != nil {
+		return err
+	}
+	want, err := parseSelection(r.Request)
+	if err != nil {
+		return err
+	}
+	linked, err := f.Links.Linked(r.Context(), f.Scope)
+	if err != nil {
+		return fmt.Errorf("listing the linked hubs: %w", err)
+	}
+	if !slices.ContainsFunc(linked, func(h provision.LinkedHub) bool { return strings.EqualFold(h.Host, host) }) {
+		return notLinked(host)
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	go func() {
+		select {
+		case <-f.Draining:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err = f.stream(ctx, w, hub.HostName(host), want)
+	if ctx.Err() != nil {
+		return nil // the reader left, or was asked to
+	}
+	return err
+}
+
+func (f front) stream(ctx context.Context, w http.ResponseWriter, name string, want selection) error {
+	control := http.NewResponseController(w)
+	// The server's timeouts are meant for short requests. Where one cannot be
+	// changed there is none.
+	_ = control.SetReadDeadline(time.Time{})
+	w.Header().Set("Content-Type", "application/x-ndjson; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	lines := json.NewEncoder(w)
+	lines.SetEscapeHTML(false)
+	for sent := uint64(0); ; {
+		// Asked before reading: what arrives in between ends the wait.
+		newest, err := f.Messages.LastSequence(ctx)
+		if err != nil {
+			return fmt.Errorf("reading the end of the stream: %w", err)
+		}
+		page := uint64(pageSize)
+		if want.limit > 0 {
+			page = min(page, want.limit-sent)
+		}
+		ms, err := f.Messages.Read(ctx, name, want.after, int(page))
+		if err != nil {
+			return fmt.Errorf("reading the messages of %s: %w", name, err)
+		}
+		_ = control.SetWriteDeadline(f.Now().Add(writeTimeout))
+		for _, m := range ms {
+			if err := lines.Encode(encodeMessage(m)); err != nil {
+				return fmt.Errorf("writing message %d: %w", m.Sequence, err)
+			}
+			want.after = m.Sequence
+		}
+		if sent += uint64(len(ms)); sent == want.limit && want.limit > 0 {
+			return nil
+		}
+		if len(ms) == pageSize {
+			continue
+		}
+		if !want.follow {
+			return nil
+		}
+		if err := control.Flush(); err != nil {
+			return fmt.Errorf("sending messages: %w", err)
+		}
+		if err := f.Messages.Wait(ctx, max(newest, want.after)); err != nil {
+			return fmt.Errorf("waiting for messages: %w", err)
+		}
+	}
+}
