@@ -1,4 +1,4 @@
-package hub
+package hub_test
 
 import (
 	"crypto/ecdsa"
@@ -15,6 +15,7 @@ import (
 	"github.com/berth-iot/berth/attest"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/wire/sas"
 )
 
@@ -54,8 +55,8 @@ func token(t *testing.T, k byte, resource string, expiry time.Time, policy strin
 // certificates, a policy with keys 3 and 4 that may speak for devices and one
 // with keys 5 and 6 that may not.
 var (
-	sasDevice = &Device{Hub: host, ID: "d1", GenerationID: "638", Auth: Authentication{Type: AuthSAS, Keys: keys(1, 2)}}
-	testHost  = Host{Name: host, Aliases: []string{"hub1.device.example", "gateway.example"}}
+	sasDevice = &hub.Device{Hub: host, ID: "d1", GenerationID: "638", Auth: hub.Authentication{Type: hub.AuthSAS, Keys: keys(1, 2)}}
+	testHost  = hub.Host{Name: host, Aliases: []string{"hub1.device.example", "gateway.example"}}
 	policies  = []access.Policy{
 		{Name: "device", Primary: key(3), Secondary: key(4), Rights: access.HubDeviceConnect},
 		{Name: "service", Primary: key(5), Secondary: key(6), Rights: access.AllHub &^ access.HubDeviceConnect},
@@ -63,8 +64,8 @@ var (
 	}
 )
 
-func judge(d *Device, id device.ID, c attest.Credential) attest.Verdict {
-	return AuthenticateDevice(Attempt{Host: testHost, ID: id, Device: d, Policies: policies, Credential: c, Now: t0})
+func judge(d *hub.Device, id device.ID, c attest.Credential) attest.Verdict {
+	return hub.AuthenticateDevice(hub.Attempt{Host: testHost, ID: id, Device: d, Policies: policies, Credential: c, Now: t0})
 }
 
 func wantAccepted(t *testing.T, what string, v attest.Verdict) {
@@ -119,7 +120,7 @@ func TestTokensOfDevices(t *testing.T) {
 	const notOurs = "Unauthorized: the token was not made with a key of this device"
 	for _, c := range []struct {
 		name      string
-		device    *Device
+		device    *hub.Device
 		id        device.ID
 		token     *sas.Token
 		check     string
@@ -130,8 +131,8 @@ func TestTokensOfDevices(t *testing.T) {
 		{"a policy's key without its name", sasDevice, "d1", token(t, 3, host, later, ""), "signature", notOurs, true},
 		{"another key, expired", sasDevice, "d1", token(t, 9, host, t0.Add(-time.Hour), ""), "signature", notOurs, true},
 		{"no such device", nil, "d1", token(t, 1, host, later, ""), "device", notOurs, true},
-		{"a device with certificates", &Device{Auth: Authentication{Type: AuthSelfSigned}}, "d1", token(t, 1, host, later, ""), "authentication type", notOurs, true},
-		{"a device without keys", &Device{Auth: Authentication{Type: AuthSAS}}, "d1", token(t, 1, host, later, ""), "signature", notOurs, true},
+		{"a device with certificates", &hub.Device{Auth: hub.Authentication{Type: hub.AuthSelfSigned}}, "d1", token(t, 1, host, later, ""), "authentication type", notOurs, true},
+		{"a device without keys", &hub.Device{Auth: hub.Authentication{Type: hub.AuthSAS}}, "d1", token(t, 1, host, later, ""), "signature", notOurs, true},
 		{"expired", sasDevice, "d1", token(t, 1, host, t0.Add(-5*time.Minute), ""), "expiry", "Unauthorized: the token expired at 2026-03-01T11:55:00Z", false},
 		{"another device", sasDevice, "d1", token(t, 1, host+"/devices/d2", later, ""), "audience", "Unauthorized: the token is for another resource", false},
 		{"a device whose name goes on", sasDevice, "d1", token(t, 1, host+"/devices/d11", later, ""), "audience", "Unauthorized: the token is for another resource", false},
@@ -155,8 +156,8 @@ func TestTokensOfDevices(t *testing.T) {
 
 func TestTokensOfPolicies(t *testing.T) {
 	later := t0.Add(time.Hour)
-	selfSigned := &Device{Hub: host, ID: "d1", Auth: Authentication{Type: AuthSelfSigned, PrimaryThumbprint: strings.Repeat("0", 64)}}
-	for _, d := range []*Device{sasDevice, selfSigned} {
+	selfSigned := &hub.Device{Hub: host, ID: "d1", Auth: hub.Authentication{Type: hub.AuthSelfSigned, PrimaryThumbprint: strings.Repeat("0", 64)}}
+	for _, d := range []*hub.Device{sasDevice, selfSigned} {
 		for _, resource := range []string{host, host + "/devices", host + "/devices/d1"} {
 			wantAccepted(t, resource, judge(d, "d1", attest.Credential{Token: token(t, 4, resource, later, "Device")}))
 		}
@@ -184,8 +185,8 @@ func TestTokensOfPolicies(t *testing.T) {
 
 func TestCertificates(t *testing.T) {
 	own, spare, stranger := certificate(t, "d1"), certificate(t, "d1"), certificate(t, "d1")
-	pinned := func(primary, secondary string) *Device {
-		return &Device{Auth: Authentication{Type: AuthSelfSigned, PrimaryThumbprint: primary, SecondaryThumbprint: secondary}}
+	pinned := func(primary, secondary string) *hub.Device {
+		return &hub.Device{Auth: hub.Authentication{Type: hub.AuthSelfSigned, PrimaryThumbprint: primary, SecondaryThumbprint: secondary}}
 	}
 	d := pinned(attest.Thumbprint(own.Raw), strings.ToLower(attest.ThumbprintSHA1(spare.Raw)))
 	show := func(chain ...*x509.Certificate) attest.Credential { return attest.Credential{Chain: chain} }
@@ -201,7 +202,7 @@ func TestCertificates(t *testing.T) {
 		" and SHA-256 thumbprint " + attest.Thumbprint(stranger.Raw) + " is not registered for this device"
 	for _, c := range []struct {
 		name   string
-		device *Device
+		device *hub.Device
 		chain  []*x509.Certificate
 		check  string
 	}{
@@ -251,8 +252,10 @@ func TestAuthenticate(t *testing.T) {
 	s, m := open(t)
 	provision(t, s, first)
 	cert := certificate(t, "d2")
-	provision(t, s, Provisioning{Hub: host, DeviceID: "d2", Thumbprint: attest.Thumbprint(cert.Raw)})
-	m.policies[access.HubOwner(host)] = policies
+	provision(t, s, hub.Provisioning{Hub: host, DeviceID: "d2", Thumbprint: attest.Thumbprint(cert.Raw)})
+	for _, p := range policies {
+		m.keep(t, p)
+	}
 	later := t0.Add(time.Hour)
 	for _, c := range []struct {
 		id         device.ID

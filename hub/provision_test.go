@@ -1,4 +1,4 @@
-package hub
+package hub_test
 
 import (
 	"encoding/json"
@@ -8,15 +8,16 @@ import (
 
 	"github.com/berth-iot/berth/attest"
 	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/hub"
 )
 
 var (
-	initial = &InitialTwin{Tags: json.RawMessage(`{"site":"a"}`), Desired: json.RawMessage(`{"rate":1}`)}
-	first   = Provisioning{Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: initial}
-	there   = Place{"hub2.example", "d1"}
+	initial = &hub.InitialTwin{Tags: json.RawMessage(`{"site":"a"}`), Desired: json.RawMessage(`{"rate":1}`)}
+	first   = hub.Provisioning{Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: initial}
+	there   = hub.Place{"hub2.example", "d1"}
 )
 
-func provision(t *testing.T, s *Service, p Provisioning) {
+func provision(t *testing.T, s *hub.Service, p hub.Provisioning) {
 	t.Helper()
 	if err := s.Provision(t.Context(), p); err != nil {
 		t.Fatal(err)
@@ -24,7 +25,7 @@ func provision(t *testing.T, s *Service, p Provisioning) {
 }
 
 // at returns what is at a place; nil, nil when nothing is.
-func at(t *testing.T, s *Service, p Place) (*Device, *Twin) {
+func at(t *testing.T, s *hub.Service, p hub.Place) (*hub.Device, *hub.Twin) {
 	t.Helper()
 	d, twin, err := s.Twin(t.Context(), owner, p.Hub, p.ID)
 	if err != nil && errs.KindOf(err) != errs.NotFound {
@@ -34,9 +35,9 @@ func at(t *testing.T, s *Service, p Place) (*Device, *Twin) {
 }
 
 // change lets the device and the operator have written to a twin and identity.
-func change(t *testing.T, m *memory, p Place, f func(*Device, *Twin)) {
+func change(t *testing.T, m store, p hub.Place, f func(*hub.Device, *hub.Twin)) {
 	t.Helper()
-	err := m.write(p.Hub, p.ID, func(d *Device, twin *Twin) (*Device, *Twin, error) {
+	err := m.Change(t.Context(), p.Hub, p.ID, func(d *hub.Device, twin *hub.Twin) (*hub.Device, *hub.Twin, error) {
 		if d == nil {
 			return nil, nil, errors.New("there is no device to change")
 		}
@@ -48,7 +49,7 @@ func change(t *testing.T, m *memory, p Place, f func(*Device, *Twin)) {
 	}
 }
 
-func lived(_ *Device, twin *Twin) {
+func lived(_ *hub.Device, twin *hub.Twin) {
 	twin.Reported, twin.ReportedVersion = json.RawMessage(`{"uptime":7}`), 5
 	twin.Desired, twin.DesiredVersion = json.RawMessage(`{"rate":2}`), 3
 	twin.Version = 9
@@ -59,8 +60,8 @@ func TestFirstAssignment(t *testing.T) {
 	p := first
 	p.Hub, p.IoTEdge = "Hub1.Example:8443", true
 	provision(t, s, p)
-	d, twin := at(t, s, Place{host, "d1"})
-	if d == nil || d.Hub != host || d.Disabled || !d.IoTEdge || d.Auth.Type != AuthSAS ||
+	d, twin := at(t, s, hub.Place{host, "d1"})
+	if d == nil || d.Hub != host || d.Disabled || !d.IoTEdge || d.Auth.Type != hub.AuthSAS ||
 		!d.Auth.Keys.Primary.Equal(key(1)) || !d.Auth.Keys.Secondary.Equal(key(2)) {
 		t.Fatalf("%+v", d)
 	}
@@ -72,9 +73,9 @@ func TestFirstAssignment(t *testing.T) {
 func TestThumbprintFillsBothSlots(t *testing.T) {
 	s, _ := open(t)
 	thumbprint := strings.Repeat("AB", 32)
-	provision(t, s, Provisioning{Hub: host, DeviceID: "d1", Thumbprint: thumbprint})
-	d, _ := at(t, s, Place{host, "d1"})
-	if d.Auth.Type != AuthSelfSigned || d.Auth.PrimaryThumbprint != thumbprint || d.Auth.SecondaryThumbprint != thumbprint || !d.Auth.Keys.Primary.IsZero() {
+	provision(t, s, hub.Provisioning{Hub: host, DeviceID: "d1", Thumbprint: thumbprint})
+	d, _ := at(t, s, hub.Place{host, "d1"})
+	if d.Auth.Type != hub.AuthSelfSigned || d.Auth.PrimaryThumbprint != thumbprint || d.Auth.SecondaryThumbprint != thumbprint || !d.Auth.Keys.Primary.IsZero() {
 		t.Errorf("%+v", d.Auth)
 	}
 }
@@ -83,12 +84,12 @@ func TestThumbprintFillsBothSlots(t *testing.T) {
 // device as it was.
 func TestAskingAgain(t *testing.T) {
 	s, m := open(t)
-	here := Place{host, "d1"}
+	here := hub.Place{host, "d1"}
 	provision(t, s, first)
 	change(t, m, here, lived)
 	before, twinBefore := at(t, s, here)
 
-	for _, from := range []Place{{}, here, {"HUB1.example:443", "d1"}} {
+	for _, from := range []hub.Place{{}, here, {"HUB1.example:443", "d1"}} {
 		p := first
 		p.From = from
 		provision(t, s, p)
@@ -131,7 +132,7 @@ func TestMove(t *testing.T) {
 			p.From, p.MigrateTwin = there, c.migrate
 			for range 2 { // the second time the caller had not heard of the first
 				provision(t, s, p)
-				d, twin := at(t, s, Place{host, "d1"})
+				d, twin := at(t, s, hub.Place{host, "d1"})
 				if d == nil || string(twin.Desired) != c.desired || string(twin.Reported) != c.reported || twin.Version != c.version {
 					t.Errorf("%+v %+v", d, twin)
 				}
@@ -147,12 +148,12 @@ func TestMoveToAnotherNameAtTheSameHub(t *testing.T) {
 	s, _ := open(t)
 	provision(t, s, first)
 	p := first
-	p.DeviceID, p.From, p.MigrateTwin = "D1", Place{host, "d1"}, true
+	p.DeviceID, p.From, p.MigrateTwin = "D1", hub.Place{host, "d1"}, true
 	provision(t, s, p)
-	if d, _ := at(t, s, Place{host, "d1"}); d != nil {
+	if d, _ := at(t, s, hub.Place{host, "d1"}); d != nil {
 		t.Error("the old name is still there")
 	}
-	if d, _ := at(t, s, Place{host, "D1"}); d == nil {
+	if d, _ := at(t, s, hub.Place{host, "D1"}); d == nil {
 		t.Error("the new name is not there")
 	}
 }
@@ -163,7 +164,7 @@ func TestMoveOntoALeftover(t *testing.T) {
 	for migrate, want := range map[bool]string{true: `{"rate":2}`, false: `{"rate":1}`} {
 		s, m := open(t)
 		provision(t, s, first)
-		leftover, _ := at(t, s, Place{host, "d1"})
+		leftover, _ := at(t, s, hub.Place{host, "d1"})
 		old := first
 		old.Hub = there.Hub
 		provision(t, s, old)
@@ -172,7 +173,7 @@ func TestMoveOntoALeftover(t *testing.T) {
 		p := first
 		p.From, p.MigrateTwin, p.Keys = there, migrate, keys(5, 6)
 		provision(t, s, p)
-		d, twin := at(t, s, Place{host, "d1"})
+		d, twin := at(t, s, hub.Place{host, "d1"})
 		if string(twin.Desired) != want || twin.Version != 10 || twin.DesiredVersion != 4 || twin.ReportedVersion != 6 ||
 			d.GenerationID != leftover.GenerationID || !d.Auth.Keys.Primary.Equal(key(5)) {
 			t.Errorf("migrate %v: %+v %+v", migrate, d, twin)
@@ -185,17 +186,17 @@ func TestMoveFromAPlaceThatIsEmpty(t *testing.T) {
 	p := first
 	p.From, p.MigrateTwin = there, true
 	provision(t, s, p)
-	if _, twin := at(t, s, Place{host, "d1"}); twin == nil || string(twin.Desired) != `{"rate":1}` {
+	if _, twin := at(t, s, hub.Place{host, "d1"}); twin == nil || string(twin.Desired) != `{"rate":1}` {
 		t.Errorf("%+v", twin)
 	}
 }
 
 // Registering again gets no device past the operator who disabled it.
 func TestDisabledStaysDisabled(t *testing.T) {
-	disable := func(d *Device, _ *Twin) { d.Disabled, d.StatusReason = true, "stolen" }
-	check := func(t *testing.T, s *Service, wantPrimary byte) {
+	disable := func(d *hub.Device, _ *hub.Twin) { d.Disabled, d.StatusReason = true, "stolen" }
+	check := func(t *testing.T, s *hub.Service, wantPrimary byte) {
 		t.Helper()
-		d, _ := at(t, s, Place{host, "d1"})
+		d, _ := at(t, s, hub.Place{host, "d1"})
 		if !d.Disabled || d.StatusReason != "stolen" || !d.Auth.Keys.Primary.Equal(key(wantPrimary)) {
 			t.Errorf("%+v", d)
 		}
@@ -206,7 +207,7 @@ func TestDisabledStaysDisabled(t *testing.T) {
 	t.Run("in place", func(t *testing.T) {
 		s, m := open(t)
 		provision(t, s, first)
-		change(t, m, Place{host, "d1"}, disable)
+		change(t, m, hub.Place{host, "d1"}, disable)
 		provision(t, s, again)
 		check(t, s, 3)
 	})
@@ -227,27 +228,27 @@ func TestDisabledStaysDisabled(t *testing.T) {
 func TestReasonOfTheOperatorStays(t *testing.T) {
 	s, m := open(t)
 	provision(t, s, first)
-	change(t, m, Place{host, "d1"}, func(d *Device, _ *Twin) { d.StatusReason = "back from repair" })
-	before, _ := at(t, s, Place{host, "d1"})
+	change(t, m, hub.Place{host, "d1"}, func(d *hub.Device, _ *hub.Twin) { d.StatusReason = "back from repair" })
+	before, _ := at(t, s, hub.Place{host, "d1"})
 	provision(t, s, first)
-	if d, _ := at(t, s, Place{host, "d1"}); d.StatusReason != "back from repair" || d.ETag != before.ETag {
+	if d, _ := at(t, s, hub.Place{host, "d1"}); d.StatusReason != "back from repair" || d.ETag != before.ETag {
 		t.Errorf("%+v", d)
 	}
 }
 
 func TestProvisioningsThatAreRefused(t *testing.T) {
-	for name, p := range map[string]Provisioning{
+	for name, p := range map[string]hub.Provisioning{
 		"no device ID":       {Hub: host, Keys: keys(1, 2)},
 		"bad device ID":      {Hub: host, DeviceID: "a/b", Keys: keys(1, 2)},
 		"no credential":      {Hub: host, DeviceID: "d1"},
 		"one key":            {Hub: host, DeviceID: "d1", Keys: attest.SymmetricKeys{Primary: key(1)}},
 		"bad thumbprint":     {Hub: host, DeviceID: "d1", Thumbprint: "AB"},
-		"tags are a string":  {Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: &InitialTwin{Tags: json.RawMessage(`"x"`)}},
-		"desired is null":    {Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: &InitialTwin{Desired: json.RawMessage(`null`)}},
-		"desired is cut off": {Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: &InitialTwin{Desired: json.RawMessage(`{"a":`)}},
+		"tags are a string":  {Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: &hub.InitialTwin{Tags: json.RawMessage(`"x"`)}},
+		"desired is null":    {Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: &hub.InitialTwin{Desired: json.RawMessage(`null`)}},
+		"desired is cut off": {Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: &hub.InitialTwin{Desired: json.RawMessage(`{"a":`)}},
 	} {
 		s, m := open(t)
-		if err := s.Provision(t.Context(), p); errs.KindOf(err) != errs.Invalid || len(m.devices) != 0 {
+		if err := s.Provision(t.Context(), p); errs.KindOf(err) != errs.Invalid || m.holds(t, "d1") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -1,8 +1,7 @@
-package hub
+package hub_test
 
 import (
 	"bytes"
-	"crypto/rand"
 	"encoding/base64"
 	"fmt"
 	"regexp"
@@ -14,24 +13,13 @@ import (
 	"github.com/berth-iot/berth/attest"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/wire/sas"
 )
 
 const host = "hub1.example"
 
 var owner = access.Caller{Policy: "iothubowner", Rights: access.AllHub}
-
-// open returns a service over a fresh memory. Its clock starts at t0 and
-// advances by a second with every look.
-func open(t *testing.T) (*Service, *memory) {
-	t.Helper()
-	m, now := newMemory(), t0
-	s := New(Config{
-		Registry: m, Stream: m, Policies: m, Random: rand.Reader,
-		Now: func() time.Time { now = now.Add(time.Second); return now },
-	})
-	return s, m
-}
 
 var t0 = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
@@ -44,7 +32,7 @@ func keys(primary, secondary byte) attest.SymmetricKeys {
 	return attest.SymmetricKeys{Primary: key(primary), Secondary: key(secondary)}
 }
 
-func is(etag string) Precondition { return func(current string) bool { return current == etag } }
+func is(etag string) hub.Precondition { return func(current string) bool { return current == etag } }
 
 func always(string) bool { return true }
 
@@ -58,7 +46,7 @@ func wantCode(t *testing.T, what string, err error, code errs.Code) {
 func TestLifeOfAnIdentity(t *testing.T) {
 	s, _ := open(t)
 	ctx := t.Context()
-	sasSpec := DeviceSpec{Auth: Authentication{Type: AuthSAS}}
+	sasSpec := hub.DeviceSpec{Auth: hub.Authentication{Type: hub.AuthSAS}}
 
 	_, err := s.PutDevice(ctx, owner, host, "d1", sasSpec, always)
 	wantCode(t, "update of nothing", err, errs.CodeDeviceNotFound)
@@ -87,7 +75,7 @@ func TestLifeOfAnIdentity(t *testing.T) {
 		t.Errorf("IDs differ by case: %v", err)
 	}
 
-	off := DeviceSpec{Disabled: true, StatusReason: "stolen", Auth: Authentication{Type: AuthSAS, Keys: keys(1, 2)}}
+	off := hub.DeviceSpec{Disabled: true, StatusReason: "stolen", Auth: hub.Authentication{Type: hub.AuthSAS, Keys: keys(1, 2)}}
 	updated, err := s.PutDevice(ctx, owner, host, "d1", off, is(d.ETag))
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +113,7 @@ func TestLifeOfAnIdentity(t *testing.T) {
 
 func TestTwinOfAFreshDevice(t *testing.T) {
 	s, _ := open(t)
-	if _, err := s.PutDevice(t.Context(), owner, host, "d1", DeviceSpec{Auth: Authentication{Type: AuthSAS}}, nil); err != nil {
+	if _, err := s.PutDevice(t.Context(), owner, host, "d1", hub.DeviceSpec{Auth: hub.Authentication{Type: hub.AuthSAS}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	d, twin, err := s.Twin(t.Context(), owner, host, "d1")
@@ -146,8 +134,11 @@ func TestRights(t *testing.T) {
 		need access.Right
 		do   func(access.Caller) error
 	}{
-		"read":   {access.RegistryRead, func(c access.Caller) error { _, err := s.Device(ctx, c, host, "d1"); return err }},
-		"put":    {access.RegistryWrite, func(c access.Caller) error { _, err := s.PutDevice(ctx, c, host, "d1", DeviceSpec{}, nil); return err }},
+		"read": {access.RegistryRead, func(c access.Caller) error { _, err := s.Device(ctx, c, host, "d1"); return err }},
+		"put": {access.RegistryWrite, func(c access.Caller) error {
+			_, err := s.PutDevice(ctx, c, host, "d1", hub.DeviceSpec{}, nil)
+			return err
+		}},
 		"delete": {access.RegistryWrite, func(c access.Caller) error { return s.DeleteDevice(ctx, c, host, "d1", nil) }},
 		"twin":   {access.ServiceConnect, func(c access.Caller) error { _, _, err := s.Twin(ctx, c, host, "d1"); return err }},
 	} {
@@ -162,36 +153,36 @@ func TestRights(t *testing.T) {
 
 func TestIdentitiesThatAreRefused(t *testing.T) {
 	sha1, sha256 := strings.Repeat("ab", 20), strings.Repeat("CD", 32)
-	for name, spec := range map[string]DeviceSpec{
+	for name, spec := range map[string]hub.DeviceSpec{
 		"no type":                    {},
-		"unknown type":               {Auth: Authentication{Type: "none"}},
-		"CA":                         {Auth: Authentication{Type: "certificateAuthority"}},
-		"sas with a thumbprint":      {Auth: Authentication{Type: AuthSAS, PrimaryThumbprint: sha1}},
-		"sas with the second only":   {Auth: Authentication{Type: AuthSAS, SecondaryThumbprint: sha256}},
-		"self-signed with a key":     {Auth: Authentication{Type: AuthSelfSigned, PrimaryThumbprint: sha1, Keys: keys(1, 2)}},
-		"self-signed without":        {Auth: Authentication{Type: AuthSelfSigned}},
-		"self-signed, second only":   {Auth: Authentication{Type: AuthSelfSigned, SecondaryThumbprint: sha1}},
-		"thumbprint too short":       {Auth: Authentication{Type: AuthSelfSigned, PrimaryThumbprint: sha1[1:]}},
-		"thumbprint with separators": {Auth: Authentication{Type: AuthSelfSigned, PrimaryThumbprint: strings.Repeat("a:", 20)}},
-		"bad second thumbprint":      {Auth: Authentication{Type: AuthSelfSigned, PrimaryThumbprint: sha1, SecondaryThumbprint: "x"}},
-		"long reason":                {StatusReason: strings.Repeat("ä", 129), Auth: Authentication{Type: AuthSAS}},
+		"unknown type":               {Auth: hub.Authentication{Type: "none"}},
+		"CA":                         {Auth: hub.Authentication{Type: "certificateAuthority"}},
+		"sas with a thumbprint":      {Auth: hub.Authentication{Type: hub.AuthSAS, PrimaryThumbprint: sha1}},
+		"sas with the second only":   {Auth: hub.Authentication{Type: hub.AuthSAS, SecondaryThumbprint: sha256}},
+		"self-signed with a key":     {Auth: hub.Authentication{Type: hub.AuthSelfSigned, PrimaryThumbprint: sha1, Keys: keys(1, 2)}},
+		"self-signed without":        {Auth: hub.Authentication{Type: hub.AuthSelfSigned}},
+		"self-signed, second only":   {Auth: hub.Authentication{Type: hub.AuthSelfSigned, SecondaryThumbprint: sha1}},
+		"thumbprint too short":       {Auth: hub.Authentication{Type: hub.AuthSelfSigned, PrimaryThumbprint: sha1[1:]}},
+		"thumbprint with separators": {Auth: hub.Authentication{Type: hub.AuthSelfSigned, PrimaryThumbprint: strings.Repeat("a:", 20)}},
+		"bad second thumbprint":      {Auth: hub.Authentication{Type: hub.AuthSelfSigned, PrimaryThumbprint: sha1, SecondaryThumbprint: "x"}},
+		"long reason":                {StatusReason: strings.Repeat("ä", 129), Auth: hub.Authentication{Type: hub.AuthSAS}},
 	} {
 		s, m := open(t)
 		_, err := s.PutDevice(t.Context(), owner, host, "d1", spec, nil)
 		wantCode(t, name, err, errs.CodeArgumentInvalid)
-		if len(m.devices) != 0 {
+		if m.holds(t, "d1") {
 			t.Errorf("%s: written all the same", name)
 		}
 	}
-	for name, spec := range map[string]DeviceSpec{
-		"one key":           {Auth: Authentication{Type: AuthSAS, Keys: attest.SymmetricKeys{Primary: key(1)}}},
-		"one thumbprint":    {Auth: Authentication{Type: AuthSelfSigned, PrimaryThumbprint: sha1}},
-		"mixed thumbprints": {Auth: Authentication{Type: AuthSelfSigned, PrimaryThumbprint: sha1, SecondaryThumbprint: sha256}},
-		"longest reason":    {StatusReason: strings.Repeat("ä", 128), Auth: Authentication{Type: AuthSAS}},
+	for name, spec := range map[string]hub.DeviceSpec{
+		"one key":           {Auth: hub.Authentication{Type: hub.AuthSAS, Keys: attest.SymmetricKeys{Primary: key(1)}}},
+		"one thumbprint":    {Auth: hub.Authentication{Type: hub.AuthSelfSigned, PrimaryThumbprint: sha1}},
+		"mixed thumbprints": {Auth: hub.Authentication{Type: hub.AuthSelfSigned, PrimaryThumbprint: sha1, SecondaryThumbprint: sha256}},
+		"longest reason":    {StatusReason: strings.Repeat("ä", 128), Auth: hub.Authentication{Type: hub.AuthSAS}},
 	} {
 		s, _ := open(t)
 		d, err := s.PutDevice(t.Context(), owner, host, "d1", spec, nil)
-		if err != nil || spec.Auth.Type == AuthSAS && d.Auth.Keys.Secondary.IsZero() {
+		if err != nil || spec.Auth.Type == hub.AuthSAS && d.Auth.Keys.Secondary.IsZero() {
 			t.Errorf("%s: %+v, %v", name, d, err)
 		}
 	}
@@ -202,7 +193,7 @@ func TestHostName(t *testing.T) {
 		"Hub1.Example": "hub1.example", "hub1.example:8443": "hub1.example", "hub1.example:": "hub1.example",
 		"[::1]:443": "[::1]", "[::1]": "[::1]", "": "",
 	} {
-		if got := HostName(host); got != want {
+		if got := hub.HostName(host); got != want {
 			t.Errorf("%q: %q, want %q", host, got, want)
 		}
 	}
@@ -210,8 +201,8 @@ func TestHostName(t *testing.T) {
 
 func TestWhoCalls(t *testing.T) {
 	s, m := open(t)
-	m.policies[access.HubOwner(host)] = []access.Policy{{Name: "service", Primary: key(1), Secondary: key(2), Rights: access.ServiceConnect}}
-	h := Host{Name: host, Aliases: []string{"hub1.service.example"}}
+	m.keep(t, access.Policy{Name: "service", Primary: key(1), Secondary: key(2), Rights: access.ServiceConnect})
+	h := hub.Host{Name: host, Aliases: []string{"hub1.service.example"}}
 	token := func(k byte, resource, policy string) sas.Token {
 		token, err := sas.Parse(sas.Sign(key(k).Bytes(), resource, t0.Add(time.Hour), policy))
 		if err != nil {
@@ -240,8 +231,8 @@ func TestWhoCalls(t *testing.T) {
 
 func TestIngest(t *testing.T) {
 	s, m := open(t)
-	from := Sender{Hub: host, ID: "d1", GenerationID: "638", Method: `{"scope":"device"}`}
-	err := s.Ingest(t.Context(), from, []Message{
+	from := hub.Sender{Hub: host, ID: "d1", GenerationID: "638", Method: `{"scope":"device"}`}
+	err := s.Ingest(t.Context(), from, []hub.Message{
 		{Body: []byte("a"), Properties: map[string]string{"k": "v"},
 			System: map[string]string{"message-id": "1", "connection-device-id": "d2", "message-source": "twinChangeEvents"}},
 		{Hub: "hub2.example", DeviceID: "d3", Sequence: 99, Body: []byte("b")},
@@ -249,10 +240,11 @@ func TestIngest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(m.stream) != 2 {
-		t.Fatalf("%d messages kept", len(m.stream))
+	kept := m.messages(t)
+	if len(kept) != 2 {
+		t.Fatalf("%d messages kept", len(kept))
 	}
-	for i, got := range m.stream {
+	for i, got := range kept {
 		if got.Hub != host || got.DeviceID != "d1" || got.Sequence != uint64(i+1) || !got.Enqueued.Equal(t0.Add(time.Second)) ||
 			got.System["connection-device-id"] != "d1" || got.System["connection-auth-generation-id"] != "638" ||
 			got.System["connection-auth-method"] != from.Method || got.System["message-source"] != "Telemetry" ||
@@ -260,43 +252,43 @@ func TestIngest(t *testing.T) {
 			t.Errorf("a message claims more than its device may: %+v", got)
 		}
 	}
-	if first := m.stream[0]; string(first.Body) != "a" || first.Properties["k"] != "v" || first.System["message-id"] != "1" {
+	if first := kept[0]; string(first.Body) != "a" || first.Properties["k"] != "v" || first.System["message-id"] != "1" {
 		t.Errorf("%+v", first)
 	}
 }
 
 func TestIngestLimits(t *testing.T) {
-	half := Message{Body: make([]byte, MaxMessageSize/2)}
+	half := hub.Message{Body: make([]byte, hub.MaxMessageSize/2)}
 	for name, c := range map[string]struct {
-		messages []Message
+		messages []hub.Message
 		code     errs.Code // zero when accepted
 	}{
 		"nothing":              {nil, errs.CodeArgumentInvalid},
-		"largest":              {[]Message{{Body: make([]byte, MaxMessageSize)}}, 0},
-		"too large":            {[]Message{{Body: make([]byte, MaxMessageSize+1)}}, errs.CodeMessageTooLarge},
-		"too large by a name":  {[]Message{{Body: make([]byte, MaxMessageSize), Properties: map[string]string{"k": ""}}}, errs.CodeMessageTooLarge},
-		"too large by a value": {[]Message{{System: map[string]string{"": strings.Repeat("v", MaxMessageSize+1)}}}, errs.CodeMessageTooLarge},
-		"largest together":     {[]Message{half, half}, 0},
-		"too large together":   {[]Message{half, half, {Body: []byte{1}}}, errs.CodeMessageTooLarge},
-		"most":                 {make([]Message, MaxBatch), 0},
-		"too many":             {make([]Message, MaxBatch+1), errs.CodeMessageTooLarge},
+		"largest":              {[]hub.Message{{Body: make([]byte, hub.MaxMessageSize)}}, 0},
+		"too large":            {[]hub.Message{{Body: make([]byte, hub.MaxMessageSize+1)}}, errs.CodeMessageTooLarge},
+		"too large by a name":  {[]hub.Message{{Body: make([]byte, hub.MaxMessageSize), Properties: map[string]string{"k": ""}}}, errs.CodeMessageTooLarge},
+		"too large by a value": {[]hub.Message{{System: map[string]string{"": strings.Repeat("v", hub.MaxMessageSize+1)}}}, errs.CodeMessageTooLarge},
+		"largest together":     {[]hub.Message{half, half}, 0},
+		"too large together":   {[]hub.Message{half, half, {Body: []byte{1}}}, errs.CodeMessageTooLarge},
+		"most":                 {make([]hub.Message, hub.MaxBatch), 0},
+		"too many":             {make([]hub.Message, hub.MaxBatch+1), errs.CodeMessageTooLarge},
 	} {
 		s, m := open(t)
-		err := s.Ingest(t.Context(), Sender{Hub: host, ID: "d1"}, c.messages)
+		err := s.Ingest(t.Context(), hub.Sender{Hub: host, ID: "d1"}, c.messages)
 		if c.code == 0 && err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if c.code != 0 {
 			wantCode(t, name, err, c.code)
-			if len(m.stream) != 0 {
-				t.Errorf("%s: kept %d all the same", name, len(m.stream))
+			if kept := m.messages(t); len(kept) != 0 {
+				t.Errorf("%s: kept %d all the same", name, len(kept))
 			}
 		}
 	}
 }
 
 func TestKeysAreNotPrinted(t *testing.T) {
-	d := Device{Auth: Authentication{Keys: keys('k', 'l')}}
+	d := hub.Device{Auth: hub.Authentication{Keys: keys('k', 'l')}}
 	if out := fmt.Sprintf("%v %+v %#v", d, d, d); strings.Contains(out, "kkkk") || strings.Contains(out, key('k').Base64()) {
 		t.Error(out)
 	}

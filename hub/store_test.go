@@ -1,0 +1,91 @@
+package hub_test
+
+import (
+	"context"
+	"crypto/rand"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/hsm/soft"
+	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/store/sqlite"
+)
+
+// A store is a database that has every change decided twice, as the contract
+// of a registry allows.
+type store struct{ *sqlite.Store }
+
+func (s store) Change(ctx context.Context, host string, id device.ID, decide func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error)) error {
+	return s.Store.Change(ctx, host, id, func(d *hub.Device, t *hub.Twin) (*hub.Device, *hub.Twin, error) {
+		decide(clone(d), clone(t))
+		return decide(d, t)
+	})
+}
+
+func (s store) Move(ctx context.Context, from hub.Place, host string, id device.ID, decide func(*hub.Device, *hub.Twin, *hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error)) error {
+	return s.Store.Move(ctx, from, host, id, func(d *hub.Device, t *hub.Twin, left *hub.Device, leftTwin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+		decide(clone(d), clone(t), clone(left), clone(leftTwin))
+		return decide(d, t, left, leftTwin)
+	})
+}
+
+func clone[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	c := *p
+	return &c
+}
+
+// open returns a service over a fresh database. Its clock starts at t0 and
+// advances by a second with every look.
+func open(t *testing.T) (*hub.Service, store) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := soft.Create(filepath.Join(dir, "key"), rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	k, err := soft.Open(filepath.Join(dir, "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := sqlite.Open(t.Context(), filepath.Join(dir, "db"), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	now := t0
+	s := store{db}
+	return hub.New(hub.Config{
+		Registry: s, Stream: s, Policies: s, Random: rand.Reader,
+		Now: func() time.Time { now = now.Add(time.Second); return now },
+	}), s
+}
+
+// keep gives the hub of these tests a policy.
+func (s store) keep(t *testing.T, p access.Policy) {
+	t.Helper()
+	if err := s.PutPolicy(t.Context(), access.HubOwner(host), p); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// holds reports whether the hub of these tests has the device.
+func (s store) holds(t *testing.T, id device.ID) bool {
+	t.Helper()
+	_, err := s.Device(t.Context(), host, id)
+	return err == nil
+}
+
+// messages returns all that was kept.
+func (s store) messages(t *testing.T) []*hub.Message {
+	t.Helper()
+	ms, err := s.Read(t.Context(), "", 0, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ms
+}
