@@ -102,7 +102,7 @@ func Thumbprint(der []byte) string {
 
 // ThumbprintSHA1 returns the SHA-1 thumbprint of a DER certificate in
 // upper-case hexadecimal, 40 characters. It names a certificate to people and
-// old tools; nothing here trusts it.
+// old tools; no enrollment is judged by it.
 func ThumbprintSHA1(der []byte) string {
 	sum := sha1.Sum(der)
 	return strings.ToUpper(hex.EncodeToString(sum[:]))
