@@ -252,10 +252,10 @@ func hostOnly(host string) string {
 }
 
 // portSuffix returns ":port" of a listen address, or nothing for the port that
-// SDKs have built in.
+// SDKs have built in and for one that the system is yet to choose.
 func portSuffix(listen string) string {
 	_, port, err := net.SplitHostPort(listen)
-	if err != nil || port == "443" {
+	if err != nil || port == "443" || port == "0" {
 		return ""
 	}
 	return ":" + port
