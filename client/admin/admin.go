@@ -1,0 +1,260 @@
+// Package admin is the SDK for Berth's own REST API, which the DPS service API
+// has no words for: why a device was let in or refused, which hubs devices are
+// assigned to, and what devices sent.
+//
+// A refusal is a [client.Error].
+package admin
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/berth-iot/berth/client"
+	"github.com/berth-iot/berth/client/internal/rest"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/provision"
+)
+
+const (
+	maxAnswer = 16 << 20 // bytes
+	maxLine   = 4 << 20  // bytes of one message as JSON
+
+	// pause is how long to wait before asking for a stream that broke off.
+	pause = time.Second
+)
+
+// A Client is an operator's access to one server. It is safe for concurrent
+// use.
+type Client struct {
+	rest      *rest.Client
+	authorize func(context.Context) (string, error)
+}
+
+// New reads the connection string of a policy with the right ServiceConfig, in
+// the forms of the service API, and returns a client; it does not connect.
+// Errors do not repeat the string.
+func New(connectionString string, o client.HTTP) (*Client, error) {
+	s, err := rest.ParseConnectionString(connectionString)
+	if err != nil {
+		return nil, fmt.Errorf("admin: %w", err)
+	}
+	r, err := rest.New(s.Host, nil, o)
+	if err != nil {
+		return nil, fmt.Errorf("admin: %w", err)
+	}
+	return &Client{rest: r, authorize: s.Authorize()}, nil
+}
+
+// Version returns the version of the server's program.
+func (c *Client) Version(ctx context.Context) (string, error) {
+	var v struct{ Version string }
+	if err := c.call(ctx, http.MethodGet, "version", nil, &v); err != nil {
+		return "", fmt.Errorf("reading the version: %w", err)
+	}
+	return v.Version, nil
+}
+
+// Decisions returns what was decided lately about a registration ID, or the
+// decision with a tracking ID, newest first.
+func (c *Client) Decisions(ctx context.Context, id string) ([]provision.Decision, error) {
+	if id == "" {
+		return nil, errors.New("reading decisions: the ID is empty")
+	}
+	var found []provision.Decision
+	if err := c.call(ctx, http.MethodGet, "decisions/"+url.PathEscape(id), nil, &found); err != nil {
+		return nil, fmt.Errorf("reading decisions about %s: %w", id, err)
+	}
+	return found, nil
+}
+
+// Hubs returns the linked hubs, ordered by host.
+func (c *Client) Hubs(ctx context.Context) ([]provision.LinkedHub, error) {
+	var hubs []provision.LinkedHub
+	if err := c.call(ctx, http.MethodGet, "hubs", nil, &hubs); err != nil {
+		return nil, fmt.Errorf("listing the linked hubs: %w", err)
+	}
+	return hubs, nil
+}
+
+// LinkHub links a hub, or changes the weight and allocation of the link to it.
+func (c *Client) LinkHub(ctx context.Context, h provision.LinkedHub) error {
+	path, err := hubPath(h.Host)
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(struct {
+		Weight     int  `json:"weight"`
+		Allocation bool `json:"allocation"`
+	}{h.Weight, h.Allocation})
+	if err != nil {
+		return err
+	}
+	if err := c.call(ctx, http.MethodPut, path, body, nil); err != nil {
+		return fmt.Errorf("linking %s: %w", h.Host, err)
+	}
+	return nil
+}
+
+// UnlinkHub removes the link to a hub. Devices that are at home there stay. After
+// a lost answer the call is repeated and may then report 404.
+func (c *Client) UnlinkHub(ctx context.Context, host string) error {
+	path, err := hubPath(host)
+	if err != nil {
+		return err
+	}
+	if err := c.call(ctx, http.MethodDelete, path, nil, nil); err != nil {
+		return fmt.Errorf("unlinking %s: %w", host, err)
+	}
+	return nil
+}
+
+// A Message is one device-to-cloud message.
+type Message struct {
+	Sequence         uint64            `json:"sequence"` // its place in the stream
+	Hub              string            `json:"hub"`
+	DeviceID         device.ID         `json:"deviceId"`
+	EnqueuedTime     time.Time         `json:"enqueuedTime"`
+	SystemProperties map[string]string `json:"systemProperties"` // "message-id", "content-type"
+	Properties       map[string]string `json:"properties"`       // the application's own
+	Body             []byte            `json:"-"`
+}
+
+// UnmarshalJSON reads a line of the stream, where a body that is text stands as
+// body and any other in base64 as bodyBase64.
+func (m *Message) UnmarshalJSON(line []byte) error {
+	type plain Message
+	var v struct {
+		plain
+		Body       string
+		BodyBase64 string
+	}
+	if err := json.Unmarshal(line, &v); err != nil {
+		return err
+	}
+	*m = Message(v.plain)
+	m.Body = []byte(v.Body)
+	if v.BodyBase64 != "" {
+		var err error
+		if m.Body, err = base64.StdEncoding.DecodeString(v.BodyBase64); err != nil {
+			return errors.New("bodyBase64 is not base64")
+		}
+	}
+	return nil
+}
+
+// A Selection says which messages of a hub to read. The zero value selects all
+// there are.
+type Selection struct {
+	After  uint64 // only those with a higher sequence number
+	Follow bool   // go on with what arrives, until the context ends
+}
+
+// Messages reads a hub's stream, in order. When a stream that it follows breaks
+// off, as when the server is restarted, it goes on where it was. An error ends
+// the loop.
+func (c *Client) Messages(ctx context.Context, host string, s Selection) iter.Seq2[*Message, error] {
+	return func(yield func(*Message, error) bool) {
+		path, err := hubPath(host)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		for {
+			more, err := c.stream(ctx, path, &s, yield)
+			if more {
+				rest.Wait(ctx, pause)
+				err = ctx.Err()
+			}
+			if err != nil {
+				yield(nil, fmt.Errorf("reading messages of %s: %w", host, err))
+			}
+			if err != nil || !more {
+				return
+			}
+		}
+	}
+}
+
+// stream reads one stream to its end and moves s.After along. It reports
+// whether to ask for more: when it was to follow and the stream broke off.
+func (c *Client) stream(ctx context.Context, path string, s *Selection, yield func(*Message, error) bool) (more bool, err error) {
+	query := url.Values{"after": {strconv.FormatUint(s.After, 10)}, "follow": {strconv.FormatBool(s.Follow)}}
+	body, err := c.rest.Stream(ctx, rest.Request{
+		Method:     http.MethodGet,
+		Path:       "/berth/v1/" + path + "/messages?" + query.Encode(),
+		Header:     http.Header{"Accept": {"application/x-ndjson"}},
+		Authorize:  c.authorize,
+		Repeatable: true,
+	})
+	if err != nil {
+		return false, err
+	}
+	defer body.Close()
+	lines := bufio.NewScanner(body)
+	lines.Buffer(nil, maxLine)
+	lines.Split(wholeLines)
+	for lines.Scan() {
+		var m Message
+		if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
+			return false, errors.New("a line of the stream is not a message")
+		}
+		if m.Sequence <= s.After {
+			return false, errors.New("the stream is out of order")
+		}
+		s.After = m.Sequence
+		if !yield(&m, nil) {
+			return false, nil
+		}
+	}
+	switch err := lines.Err(); {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case errors.Is(err, bufio.ErrTooLong):
+		return false, fmt.Errorf("a line of the stream is longer than %d bytes", maxLine)
+	case s.Follow:
+		return true, nil
+	default:
+		return false, err
+	}
+}
+
+// wholeLines is a bufio.SplitFunc for lines that end. What stands after the
+// last line break was cut off on its way.
+func wholeLines(data []byte, atEOF bool) (advance int, line []byte, err error) {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return i + 1, data[:i], nil
+	}
+	if atEOF {
+		return len(data), nil, nil
+	}
+	return 0, nil, nil
+}
+
+func hubPath(host string) (string, error) {
+	if err := rest.CheckHost(host); err != nil {
+		return "", err
+	}
+	return "hubs/" + url.PathEscape(host), nil
+}
+
+// call makes a request, all of which can be repeated, and reads the answer into
+// v, unless that is nil.
+func (c *Client) call(ctx context.Context, method, path string, body []byte, v any) error {
+	answer, err := c.rest.Do(ctx, rest.Request{
+		Method: method, Path: "/berth/v1/" + path, Body: body, Authorize: c.authorize, Repeatable: true, MaxAnswer: maxAnswer,
+	})
+	if err != nil || v == nil {
+		return err
+	}
+	return answer.JSON(v)
+}
