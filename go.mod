@@ -2,6 +2,9 @@ module github.com/berth-iot/berth
 
 go 1.26.0
 
+// Foreign code, installed for a run of interop and never part of a build.
+ignore ./interop/node/node_modules
+
 require (
 	github.com/BurntSushi/toml v1.6.0 // indirect
 	github.com/dustin/go-humanize v1.1.0 // indirect
