@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/berth-iot/berth/attest"
@@ -86,7 +87,7 @@ func (r *Registrar) authenticateIndividual(c claimant, e *enroll.Entry, srks [][
 	if v.Accepted() {
 		return a, nil
 	}
-	d.Fix = fixRefused(e, v)
+	d.Fix = fixRefused(c, e, v)
 	if a.tpm != nil && v.Refusal.Kind == errs.Denied {
 		return a, v.Refusal
 	}
@@ -118,7 +119,7 @@ func (r *Registrar) authenticateByCA(ctx context.Context, c claimant, d *Decisio
 	}
 	d.consider(owners[i], true, v.Findings)
 	if !v.Accepted() {
-		d.Fix = fixRefused(owners[i], v)
+		d.Fix = fixRefused(c, owners[i], v)
 		return nil, v.Refusal
 	}
 	return &admission{entry: owners[i], thumbprint: attest.Thumbprint(c.Credential.Chain[0].Raw)}, nil
@@ -139,11 +140,11 @@ func (r *Registrar) authenticateByGroupKey(ctx context.Context, c claimant, d *D
 		case v.Accepted():
 			return &admission{entry: g, keys: keys}, nil
 		case decided: // signed with this group's key, so no other group speaks for it
-			d.Fix = fixRefused(g, v)
+			d.Fix = fixRefused(c, g, v)
 			return nil, v.Refusal
 		}
 	}
-	d.Fix = fixUnknown(c)
+	d.Fix = fixUnknown(c, groups...)
 	if len(groups) == 0 {
 		return nil, enroll.NotFound()
 	}
@@ -251,18 +252,31 @@ func (c *certificates) parse(der []byte) *x509.Certificate {
 	return cert
 }
 
-func fixUnknown(c claimant) string {
+// A fix is lines for the operator: a command stands on a line of its own and
+// can be copied as it is, but for the names of files.
+
+// fixUnknown is about a device that nothing governs; tried are the symmetric key
+// groups that it could have come through.
+func fixUnknown(c claimant, tried ...*enroll.Entry) string {
+	create := fmt.Sprintf("berth enrollment create %s", c.key)
 	switch {
 	case len(c.Credential.Chain) > 0 && c.Credential.Token == nil:
-		return fmt.Sprintf("berth enrollment create %s --x509 LEAF.pem, or berth group create NAME --x509 CA.pem with a CA of its chain", c.key)
+		return lines("enroll the device's own certificate, or a CA of its chain:",
+			create+" --x509 LEAF.pem", "berth group create NAME --x509 CA.pem")
 	case c.Credential.TPM != nil:
-		return fmt.Sprintf("berth enrollment create %s --tpm %s", c.key, encode(c.Credential.TPM.EndorsementKey))
+		return lines("enroll the TPM that was presented, if it is yours:", create+" --tpm "+encode(c.Credential.TPM.EndorsementKey))
+	case len(tried) == 1:
+		return lines("enroll the device, or derive its key from that of its group:",
+			create+" --key", "berth group show "+tried[0].ID+" --keys")
+	case len(tried) > 1:
+		return lines("enroll the device, or derive its key from that of its group:",
+			create+" --key", "berth group show NAME --keys")
 	}
-	return fmt.Sprintf("berth enrollment create %s --key, or derive the device's key from the group's: berth group show NAME --keys", c.key)
+	return lines("enroll the device:", create+" --key")
 }
 
 // fixRefused names the step that would make the first failed check pass.
-func fixRefused(e *enroll.Entry, v attest.Verdict) string {
+func fixRefused(c claimant, e *enroll.Entry, v attest.Verdict) string {
 	command := "berth enrollment"
 	if e.Kind == enroll.Group {
 		command = "berth group"
@@ -277,18 +291,24 @@ func fixRefused(e *enroll.Entry, v attest.Verdict) string {
 		case "validity":
 			return "give the device a certificate that is valid now, and check its clock"
 		case "signature", "key name", "audience":
-			return fmt.Sprintf("compare the device's key, ID scope and registration ID with: %s show %s --keys", command, e.ID)
+			return lines("compare the device's key, ID scope and registration ID with:", command+" show "+e.ID+" --keys")
 		case "thumbprint":
-			return fmt.Sprintf("%s update %s --x509 LEAF.pem", command, e.ID)
+			return lines("if the device has a new certificate, enroll that:", command+" update "+e.ID+" --x509 LEAF.pem")
 		case "endorsement key":
-			return fmt.Sprintf("compare the endorsement key with: %s show %s; a TPM that was replaced needs %s update %s --tpm EK", command, e.ID, command, e.ID)
+			if c.Credential.TPM == nil {
+				return lines("compare the endorsement key with:", command+" show "+e.ID)
+			}
+			return lines("if its TPM was replaced, enroll the one that was presented:",
+				command+" update "+e.ID+" --tpm "+encode(c.Credential.TPM.EndorsementKey))
 		case "storage root key":
 			return "let the TPM make its storage root key from the standard template, at handle 0x81000001"
 		case "common name", "name constraints", "path", "basic constraints", "extended key usage":
 			return "give the device a certificate whose common name is its registration ID, from a CA that may issue it"
 		case "challenge", "token", "TPM keys", "certificate":
-			return fmt.Sprintf("the device must present what its enrollment expects (%s): %s show %s", e.Attestation.Type, command, e.ID)
+			return lines(fmt.Sprintf("the device must present what its enrollment expects, %s:", e.Attestation.Type), command+" show "+e.ID)
 		}
 	}
 	return ""
 }
+
+func lines(s ...string) string { return strings.Join(s, "\n") }

@@ -37,7 +37,7 @@ type Decision struct {
 	Accepted       bool            `json:"accepted"`
 	ErrorCode      errs.Code       `json:"errorCode,omitempty"`
 	Cause          string          `json:"cause,omitempty"` // what the device was not told
-	Fix            string          `json:"fix,omitempty"`   // a command or a step that would change the outcome
+	Fix            string          `json:"fix,omitempty"`   // what would change the outcome: sentences, and commands each on a line of its own
 }
 
 // Considered is one enrollment that was looked at.

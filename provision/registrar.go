@@ -203,7 +203,7 @@ func (r *Registrar) assign(ctx context.Context, c claimant, a *admission, before
 	d.Allocation = reason
 	if assignment.Hub == "" {
 		record.fail(errs.New(errs.Invalid, errs.CodeHubNotSpecified, "No IoT hub is available for this device."), d)
-		d.Fix = "berth hub link HOST, or change the hubs of the enrollment"
+		d.Fix = fixNoHub(a.entry)
 		return nil
 	}
 	if err := r.credential(a, assignment, record); err != nil {
@@ -374,6 +374,17 @@ func (r *Registrar) decision(req Request, call string) Decision {
 		TrackingID: req.TrackingID, Time: r.Now(), Scope: scope, RegistrationID: id,
 		Call: call, Wire: req.Wire, Remote: req.Remote, Presented: req.Credential.Describe(),
 	}
+}
+
+func fixNoHub(e *enroll.Entry) string {
+	const allowed = "link a hub that the enrollment allows:"
+	switch {
+	case e.IoTHub != "":
+		return lines(allowed, "berth hub link "+e.IoTHub)
+	case len(e.IoTHubs) > 0:
+		return lines(allowed, "berth hub link "+e.IoTHubs[0])
+	}
+	return lines("link a hub, or let one that is linked take part in allocation:", "berth hub link HOST")
 }
 
 func fixDisabled(e *enroll.Entry) string {

@@ -5,14 +5,18 @@ package cli
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/spf13/cobra"
 )
@@ -42,16 +46,19 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	command, err := root.ExecuteContextC(ctx)
 	var usage usageError
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "berth: %v\nRun 'berth --help' for the commands.\n", err)
+		fmt.Fprintf(stderr, "berth: %v\nFor help: %s --help\n", err, command.CommandPath())
 		return exitUsage
 	default:
 		fmt.Fprintf(stderr, "berth: %v\n", err)
+		if hint := remedy(err); hint != "" {
+			fmt.Fprintln(stderr, hint)
+		}
 		return exitFailed
 	}
 }
@@ -79,12 +86,47 @@ Start with:  berth dev      a server on this machine, gone when you stop it
 			return nil
 		},
 	}
+	root.Args, root.RunE = cobra.ArbitraryArgs, unknownCommand
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&t.data, "data", defaultData(), "data `directory` of the server ($BERTH_DATA)")
 	root.PersistentFlags().StringVarP(&t.format, "output", "o", "table", "output `format`: table for people, json for programs")
+	complete(root, "output", "table", "json")
 	root.AddCommand(newInit(t), newServe(t), newDev(t), newDemo(t),
 		newEnrollment(t), newGroup(t), newRegistration(t), newHub(t), newExplain(t), newDevice(t))
 	return root
+}
+
+// parent returns a command that only holds others.
+func parent(name, short, long, example string) *cobra.Command {
+	return &cobra.Command{Use: name, Short: short, Long: long, Example: example, Args: cobra.ArbitraryArgs, RunE: unknownCommand}
+}
+
+// unknownCommand is what a command does that only holds others: it says which.
+func unknownCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return c.Help()
+	}
+	var meant string
+	if c.SuggestionsMinimumDistance == 0 {
+		c.SuggestionsMinimumDistance = 2
+	}
+	if close := c.SuggestionsFor(args[0]); len(close) > 0 {
+		meant = "; " + strings.Join(close, " or ") + " is"
+	}
+	return usageError{fmt.Errorf("%q is not a command of %s%s", args[0], c.CommandPath(), meant)}
+}
+
+// complete names the values of a flag to shells.
+func complete(c *cobra.Command, flag string, values ...string) {
+	// The only error is that the flag does not exist, or is registered twice.
+	if err := c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err)
+	}
+}
+
+// limitFlag is the flag of every listing.
+func limitFlag(c *cobra.Command, limit *int) {
+	c.Flags().IntVar(limit, "limit", 0, "end after this `number` (default: all)")
 }
 
 // Version is what the build says about this program.
@@ -137,12 +179,47 @@ func (t *terminal) table(rows [][]string) error {
 	return w.Flush()
 }
 
-// args checks the number of arguments and names them in the error.
+// done says what a command did that has no data to show.
+func (t *terminal) done(format string, args ...any) error {
+	_, err := fmt.Fprintf(t.err, format+"\n", args...)
+	return err
+}
+
+// printable returns s with blanks in place of what a terminal might obey: parts
+// of it come from devices.
+func printable(s string) string {
+	return strings.TrimRight(strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s), " ")
+}
+
+func base64Text(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
+
+// publicHost returns a host as clients name it: with the port of the address
+// listened on, unless that is the one they have built in.
+func publicHost(host, address string) string {
+	if _, port, err := net.SplitHostPort(address); err == nil && port != "443" {
+		return net.JoinHostPort(host, port)
+	}
+	return host
+}
+
+// exactly checks the number of arguments and names them in the error.
 func exactly(names ...string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) != len(names) {
-			return usageError{fmt.Errorf("%s takes %d argument(s) %v, and %d were given; see berth %[1]s --help", c.Name(), len(names), names, len(args))}
+			return usageError{fmt.Errorf("%s takes %s, and %d argument(s) were given", c.CommandPath(), argumentList(names), len(args))}
 		}
 		return nil
 	}
+}
+
+func argumentList(names []string) string {
+	if len(names) == 0 {
+		return "no argument"
+	}
+	return strings.Join(names, " ")
 }

@@ -3,10 +3,11 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
+	"text/template"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,8 +44,11 @@ listens on 8443, which the Go SDK and curl can use.`,
 
 func (t *terminal) dev(ctx context.Context, keep, listen string) error {
 	began := time.Now()
-	data := keep
-	if data == "" {
+	data, err := filepath.Abs(keep)
+	if err != nil {
+		return err
+	}
+	if keep == "" {
 		temporary, err := os.MkdirTemp("", "berth-dev-")
 		if err != nil {
 			return err
@@ -70,6 +74,8 @@ func (t *terminal) dev(ctx context.Context, keep, listen string) error {
 func devConfig(ctx context.Context, data, listen string) (app.Config, error) {
 	if listen == "" {
 		listen = freeAddress("127.0.0.1:443", "127.0.0.1:8443", "127.0.0.1:0")
+	} else {
+		listen = freeAddress(listen) // port 0 becomes a number, which the hub's name needs
 	}
 	if _, err := os.Stat(filepath.Join(data, "berth.toml")); errors.Is(err, os.ErrNotExist) {
 		err := app.Init(ctx, app.InitOptions{
@@ -104,46 +110,70 @@ func (t *terminal) showDev(c app.Config, address string, took time.Duration) err
 	if err != nil {
 		return err
 	}
-	ca := filepath.Join(c.Data, app.CAFile)
-	host := devHost
-	if _, port, err := net.SplitHostPort(address); err == nil && port != "443" {
-		host += ":" + port
+	ready := devReady{
+		Host: publicHost(devHost, address), IDScope: c.IDScope, CA: filepath.Join(c.Data, app.CAFile), Data: c.Data, Address: address,
+		Service: strings.TrimSpace(string(service)), Hub: strings.TrimSpace(string(hub)), Milliseconds: took.Milliseconds(),
 	}
 	if t.json() {
-		return t.printJSON(map[string]any{
-			"host": host, "idScope": c.IDScope, "ca": ca, "data": c.Data, "address": address,
-			"serviceConnectionString": trimLine(service), "hubConnectionString": trimLine(hub),
-			"readyMilliseconds": took.Milliseconds(),
-		})
+		return t.printJSON(ready)
 	}
-	fmt.Fprintf(t.out, devText, took.Milliseconds(), host, c.IDScope, ca, trimLine(service), trimLine(hub), c.Data, ca, host, c.IDScope, ca, ca, host, c.IDScope)
-	return nil
+	return devText.Execute(t.out, ready)
 }
 
-const devText = `Berth is ready after %d ms.
-
-  Provisioning host   %s
-  ID scope            %s
-  CA file             %s
-  Service             %s
-  Hub                 %s
-
-Let the berth command find this server:
-  export BERTH_DATA=%s
-
-Node device    export NODE_EXTRA_CA_CERTS=%s
-               ProvisioningDeviceClient.create('%s', '%s', new Http(), security)
-Go device      provisioning.New(...) with the CA file %s
-curl           curl --cacert %s -X PUT 'https://%s/%s/registrations/ID/register?api-version=2021-06-01' …
-
-Stop it with Ctrl-C.
-`
-
-// trimLine cuts the line feed off a one-line file.
-func trimLine(b []byte) string {
-	s := string(b)
-	for len(s) > 0 && (s[len(s)-1] == '\n' || s[len(s)-1] == '\r') {
-		s = s[:len(s)-1]
-	}
-	return s
+// A devReady is what a developer needs to know of a development server.
+type devReady struct {
+	Host         string `json:"host"`
+	IDScope      string `json:"idScope"`
+	CA           string `json:"ca"`
+	Data         string `json:"data"`
+	Address      string `json:"address"`
+	Service      string `json:"serviceConnectionString"`
+	Hub          string `json:"hubConnectionString"`
+	Milliseconds int64  `json:"readyMilliseconds"`
 }
+
+// StandardPort reports whether the server has the port that SDKs have built in.
+func (r devReady) StandardPort() bool { return r.Host == devHost }
+
+var devText = template.Must(template.New("dev").Parse(`Berth is ready after {{.Milliseconds}} ms.
+
+  Host      {{.Host}}
+  ID scope  {{.IDScope}}
+  CA        {{.CA}}
+  Service   {{.Service}}
+  Hub       {{.Hub}}
+
+In another shell, a device from nothing to its hub:
+
+  export BERTH_DATA={{.Data}}
+  berth enrollment create pump-7 --key
+  berth enrollment show pump-7 --keys=primary > pump-7.key
+  berth device --registration-id pump-7 --key pump-7.key --send hello
+  berth hub tail
+
+Your own device, with that key:
+
+  Node  export NODE_EXTRA_CA_CERTS={{.CA}}
+        const { ProvisioningDeviceClient } = require('azure-iot-provisioning-device');
+        const { Http } = require('azure-iot-provisioning-device-http');
+        const { SymmetricKeySecurityClient } = require('azure-iot-security-symmetric-key');
+        ProvisioningDeviceClient.create('{{.Host}}', '{{.IDScope}}', new Http(),
+          new SymmetricKeySecurityClient('pump-7', key)).register((err, home) => console.log(err || home));
+
+  C#    sudo cp {{.CA}} /usr/local/share/ca-certificates/berth.crt && sudo update-ca-certificates
+        using var security = new SecurityProviderSymmetricKey("pump-7", key, null);
+        using var transport = new ProvisioningTransportHandlerHttp();
+        var home = await ProvisioningDeviceClient.Create("{{.Host}}", "{{.IDScope}}", security, transport).RegisterAsync();
+
+  Go    pem, err := os.ReadFile("{{.CA}}")
+        roots := x509.NewCertPool()
+        roots.AppendCertsFromPEM(pem)
+        c, err := provisioning.New(provisioning.Config{Host: "{{.Host}}", IDScope: "{{.IDScope}}",
+        	RegistrationID: "pump-7", Credential: client.SymmetricKey(key), HTTP: client.HTTP{RootCAs: roots}})
+        home, err := c.Register(ctx)
+{{if not .StandardPort}}
+The vendors' SDKs have port 443 built in, which was not to be had here: run this as
+root, or once: sudo setcap cap_net_bind_service=+ep "$(command -v berth)"
+{{end}}
+When a device is refused: berth explain pump-7. Stop the server with Ctrl-C.
+`))

@@ -1,0 +1,121 @@
+package cli
+
+import (
+	"context"
+	"iter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/berth-iot/berth/client/service"
+	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/wire/dpsjson"
+)
+
+var group = entryKind{
+	kind: enroll.Group, command: "group", argument: "NAME",
+	create: func(ctx context.Context, s *service.Client, e entry) (entry, error) {
+		return entryOf(s.CreateGroup(ctx, groupOf(e)))
+	},
+	read: func(ctx context.Context, s *service.Client, id string) (entry, error) {
+		return entryOf(s.Group(ctx, id))
+	},
+	update: func(ctx context.Context, s *service.Client, e entry) (entry, error) {
+		return entryOf(s.UpdateGroup(ctx, groupOf(e)))
+	},
+	keys: func(ctx context.Context, s *service.Client, id string) (*dpsjson.AttestationMechanism, error) {
+		return s.GroupAttestation(ctx, id)
+	},
+	remove: func(ctx context.Context, s *service.Client, id, etag string) error {
+		return s.DeleteGroup(ctx, id, etag)
+	},
+	list: func(ctx context.Context, s *service.Client) iter.Seq2[entry, error] {
+		return func(yield func(entry, error) bool) {
+			for g, err := range s.Groups(ctx) {
+				if !yield(entryOf(g, err)) {
+					return
+				}
+			}
+		}
+	},
+	shape: func(e entry) any { return groupOf(e) },
+}
+
+func groupOf(e entry) dpsjson.EnrollmentGroup {
+	return dpsjson.EnrollmentGroup{
+		EnrollmentGroupID:          e.RegistrationID,
+		Attestation:                e.Attestation,
+		Capabilities:               e.Capabilities,
+		IoTHubHostName:             e.IoTHubHostName,
+		InitialTwin:                e.InitialTwin,
+		ETag:                       e.ETag,
+		ProvisioningStatus:         e.ProvisioningStatus,
+		ReprovisionPolicy:          e.ReprovisionPolicy,
+		CreatedDateTimeUTC:         e.CreatedDateTimeUTC,
+		LastUpdatedDateTimeUTC:     e.LastUpdatedDateTimeUTC,
+		AllocationPolicy:           e.AllocationPolicy,
+		IoTHubs:                    e.IoTHubs,
+		CustomAllocationDefinition: e.CustomAllocationDefinition,
+		CredentialPolicyName:       e.CredentialPolicyName,
+	}
+}
+
+func entryOf(g *dpsjson.EnrollmentGroup, err error) (entry, error) {
+	if err != nil {
+		return entry{}, err
+	}
+	return entry{
+		RegistrationID:             g.EnrollmentGroupID,
+		Attestation:                g.Attestation,
+		Capabilities:               g.Capabilities,
+		IoTHubHostName:             g.IoTHubHostName,
+		InitialTwin:                g.InitialTwin,
+		ETag:                       g.ETag,
+		ProvisioningStatus:         g.ProvisioningStatus,
+		ReprovisionPolicy:          g.ReprovisionPolicy,
+		CreatedDateTimeUTC:         g.CreatedDateTimeUTC,
+		LastUpdatedDateTimeUTC:     g.LastUpdatedDateTimeUTC,
+		AllocationPolicy:           g.AllocationPolicy,
+		IoTHubs:                    g.IoTHubs,
+		CustomAllocationDefinition: g.CustomAllocationDefinition,
+		CredentialPolicyName:       g.CredentialPolicyName,
+	}, nil
+}
+
+func newGroup(t *terminal) *cobra.Command {
+	c := parent("group", "Say which devices may come in, many at once", `Enrollment groups: each lets in every device whose certificate comes from one CA, or
+whose key is derived from the group's. Devices need not be listed anywhere.`,
+		`  berth group create plant --x509 ca.pem
+  berth group list`)
+	o := newOperator(t, c)
+	c.AddCommand(
+		group.newCreate(o, "create NAME (--key | --x509 CA)", "Let in a whole group of devices", `Let in every device that proves itself in one of two ways:
+
+  --x509   by a certificate from this CA, root or intermediate, PEM. The leaf's
+           common name is the registration ID, and the device presents the
+           certificates between
+  --key    by a key derived from the group's: HMAC-SHA256 of the registration ID
+           under the group key. Derive it in the factory; whoever has the group's
+           key is every device
+
+Of several CAs above one device the nearest enrolled one decides.`,
+			`  berth group create plant --x509 ca.pem --hub hub.example.com
+  berth group create test-bench --key
+  berth group create test-rig --primary-key-file rig.key --disable`),
+		group.newShow(o, "Show one group", `Show one group. Symmetric keys are secret and shown with --keys alone.`,
+			`  berth group show fleet
+  berth group show fleet --keys`),
+		group.newList(o, "List the groups", `List the enrollment groups, ordered by name.`,
+			`  berth group list
+  berth group list -o json`),
+		group.newUpdate(o, "Change one group", `Change what the flags name in one group; all else stays, keys and certificates
+included. The change is made only if nobody else changed it meanwhile. Devices
+that are at home at a hub stay there until they register again.`,
+			`  berth group update fleet --disable
+  berth group update fleet --enable
+  berth group update fleet --allocation static --reprovision reset`),
+		group.newDelete(o, "Delete one group", `Delete one group. Its devices keep their identities at their hubs and the records
+of their registrations, but cannot register again.`,
+			`  berth group delete fleet`),
+	)
+	return c
+}
