@@ -8,7 +8,7 @@ import (
 
 	"github.com/berth-iot/berth/attest"
 	"github.com/berth-iot/berth/device"
-	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/hub/twin"
 )
 
 // A Provisioning is what the provisioning service tells a hub about a device
@@ -29,10 +29,20 @@ type Provisioning struct {
 	// MigrateTwin takes the twin along from another place; otherwise it starts
 	// anew here.
 	MigrateTwin bool
+	// Arrival is set for a device that comes from a hub elsewhere, and not in
+	// the same commit: From is then empty.
+	Arrival *Arrival
 }
 
 // An InitialTwin is what a twin starts with. Each member is a JSON object or nil.
 type InitialTwin struct{ Tags, Desired json.RawMessage }
+
+// An Arrival is what a device brings from a hub elsewhere, besides the Twin,
+// which takes the place of one that was left over here.
+type Arrival struct {
+	Disabled     bool
+	StatusReason string
+}
 
 // Provision gives a device its identity. It is idempotent, also after a crash
 // between its commit and the caller's: a device that is at its place already
@@ -51,11 +61,11 @@ func (s *Service) Provision(ctx context.Context, p Provisioning) error {
 	if err := p.authentication().check(); err != nil {
 		return err
 	}
-	if err := p.Twin.check(); err != nil {
+	var err error
+	if p.Twin, err = p.Twin.checked(); err != nil {
 		return err
 	}
 	here := Place{p.Hub, p.DeviceID}
-	var err error
 	if p.From == (Place{}) || p.From == here {
 		err = s.registry.Change(ctx, p.Hub, p.DeviceID, func(at *Device, twin *Twin) (*Device, *Twin, error) {
 			return s.settle(p, at, twin, nil, nil)
@@ -81,6 +91,9 @@ func (s *Service) settle(p Provisioning, at *Device, twin *Twin, left *Device, l
 	if left != nil && left.Disabled {
 		spec.Disabled, spec.StatusReason = true, left.StatusReason
 	}
+	if p.Arrival != nil && p.Arrival.Disabled {
+		spec.Disabled, spec.StatusReason = true, p.Arrival.StatusReason
+	}
 	d := at
 	if at == nil || !at.says(spec) {
 		var err error
@@ -97,6 +110,8 @@ func (s *Service) settleTwin(p Provisioning, twin, left *Twin) *Twin {
 		return left
 	case twin == nil:
 		return s.freshTwin(p.Twin)
+	case p.Arrival != nil:
+		return s.arrivedTwin(p.Twin, twin)
 	case left == nil:
 		// A first assignment finds an identity that somebody else made, or
 		// this one was made before and the caller did not get to know.
@@ -111,6 +126,17 @@ func (s *Service) settleTwin(p Provisioning, twin, left *Twin) *Twin {
 	next.Version = max(twin.Version, left.Version) + 1
 	next.DesiredVersion = max(twin.DesiredVersion, left.DesiredVersion) + 1
 	next.ReportedVersion = max(twin.ReportedVersion, left.ReportedVersion) + 1
+	return next
+}
+
+// arrivedTwin is what a twin that was left over here becomes when the device
+// arrives with another. A repetition changes nothing.
+func (s *Service) arrivedTwin(with *InitialTwin, leftover *Twin) *Twin {
+	next := s.freshTwin(with)
+	if bytes.Equal(next.Tags, leftover.Tags) && bytes.Equal(next.Desired, leftover.Desired) {
+		return leftover
+	}
+	next.Version, next.DesiredVersion, next.ReportedVersion = leftover.Version+1, leftover.DesiredVersion+1, leftover.ReportedVersion+1
 	return next
 }
 
@@ -131,21 +157,18 @@ func (d *Device) says(spec DeviceSpec) bool {
 
 var emptyObject = json.RawMessage("{}")
 
-func orEmpty(object json.RawMessage) json.RawMessage {
-	if object == nil {
-		return emptyObject
-	}
-	return object
-}
-
-func (t *InitialTwin) check() error {
+// checked returns the twin as it is kept, or what is wrong with it.
+func (t *InitialTwin) checked() (*InitialTwin, error) {
 	if t == nil {
-		return nil
+		return nil, nil
 	}
-	for name, object := range map[string]json.RawMessage{"tags": t.Tags, "properties.desired": t.Desired} {
-		if object != nil && (!json.Valid(object) || !bytes.HasPrefix(bytes.TrimLeft(object, " \t\r\n"), []byte("{"))) {
-			return errs.New(errs.Invalid, errs.CodeArgumentInvalid, "%s of the initial twin is not a JSON object", name)
-		}
+	tags, err := twin.Tags.Replace(t.Tags)
+	if err != nil {
+		return nil, fmt.Errorf("the initial twin: %w", err)
 	}
-	return nil
+	desired, err := twin.Desired.Replace(t.Desired)
+	if err != nil {
+		return nil, fmt.Errorf("the initial twin: %w", err)
+	}
+	return &InitialTwin{tags, desired}, nil
 }

@@ -191,6 +191,38 @@ func TestMoveFromAPlaceThatIsEmpty(t *testing.T) {
 	}
 }
 
+// A device arrives from a hub elsewhere, the second time because the caller had
+// not heard of the first.
+func TestArrivalFromAHubElsewhere(t *testing.T) {
+	p := first
+	p.Twin = &hub.InitialTwin{Tags: json.RawMessage(`{"site" : "b", "old": null}`), Desired: json.RawMessage(`{"rate":7}`)}
+	p.Arrival = &hub.Arrival{Disabled: true, StatusReason: "stolen"}
+	for name, leftover := range map[string]bool{"to nothing": false, "to a leftover": true} {
+		s, m := open(t)
+		here := hub.Place{host, "d1"}
+		version := int64(2)
+		if leftover {
+			provision(t, s, first)
+			change(t, m, here, lived)
+			version = 10
+		}
+		for range 2 {
+			provision(t, s, p)
+			d, twin := at(t, s, here)
+			if !d.Disabled || d.StatusReason != "stolen" || twin.Version != version ||
+				string(twin.Tags) != `{"site":"b"}` || string(twin.Desired) != `{"rate":7}` || string(twin.Reported) != `{}` {
+				t.Errorf("%s: %+v %+v", name, d, twin)
+			}
+		}
+		p := p
+		p.Arrival = &hub.Arrival{}
+		provision(t, s, p)
+		if d, _ := at(t, s, here); !d.Disabled {
+			t.Errorf("%s: the device was enabled by arriving again", name)
+		}
+	}
+}
+
 // Registering again gets no device past the operator who disabled it.
 func TestDisabledStaysDisabled(t *testing.T) {
 	disable := func(d *hub.Device, _ *hub.Twin) { d.Disabled, d.StatusReason = true, "stolen" }
@@ -244,7 +276,7 @@ func TestProvisioningsThatAreRefused(t *testing.T) {
 		"one key":            {Hub: host, DeviceID: "d1", Keys: attest.SymmetricKeys{Primary: key(1)}},
 		"bad thumbprint":     {Hub: host, DeviceID: "d1", Thumbprint: "AB"},
 		"tags are a string":  {Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: &hub.InitialTwin{Tags: json.RawMessage(`"x"`)}},
-		"desired is null":    {Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: &hub.InitialTwin{Desired: json.RawMessage(`null`)}},
+		"a name with a dot":  {Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: &hub.InitialTwin{Desired: json.RawMessage(`{"a.b":1}`)}},
 		"desired is cut off": {Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: &hub.InitialTwin{Desired: json.RawMessage(`{"a":`)}},
 	} {
 		s, m := open(t)

@@ -217,8 +217,8 @@ func (s *Service) identity(hub string, id device.ID, old *Device, spec DeviceSpe
 	return d, err
 }
 
-// freshTwin returns the twin of a new device. The versions are those a fresh
-// document has at IoT Hub.
+// freshTwin returns the twin of a new device; initial is checked, or nil. The
+// versions are those a fresh document has at IoT Hub.
 func (s *Service) freshTwin(initial *InitialTwin) *Twin {
 	now := s.now()
 	t := &Twin{
@@ -227,7 +227,7 @@ func (s *Service) freshTwin(initial *InitialTwin) *Twin {
 		DesiredUpdated: now, ReportedUpdated: now,
 	}
 	if initial != nil {
-		t.Tags, t.Desired = orEmpty(initial.Tags), orEmpty(initial.Desired)
+		t.Tags, t.Desired = initial.Tags, initial.Desired
 	}
 	return t
 }

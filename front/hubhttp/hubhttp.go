@@ -1,5 +1,5 @@
 // Package hubhttp is the HTTPS wire of the hub: the part of the IoT Hub service
-// REST API that keeps identities and reads twins, and the part of the device
+// REST API that keeps identities and twins, and the part of the device
 // REST API that takes telemetry.
 package hubhttp
 
@@ -45,6 +45,8 @@ func New(c Config) http.Handler {
 			{Method: http.MethodPut, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.putDevice)},
 			{Method: http.MethodDelete, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.deleteDevice)},
 			{Method: http.MethodGet, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.getTwin)},
+			{Method: http.MethodPatch, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.patchTwin)},
+			{Method: http.MethodPut, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.putTwin)},
 			{Method: http.MethodPost, Pattern: "/devices/{id}/messages/events", Serve: a.postEvents},
 		},
 		Refuse: a.refuse,

@@ -2,8 +2,7 @@ package hubhttp
 
 import (
 	"bytes"
-	"encoding/base64"
-	"encoding/binary"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,9 +11,14 @@ import (
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/front/internal/rest"
 	"github.com/berth-iot/berth/hub"
 )
+
+// maxTwin is the longest twin that is read, in bytes. Clients send back whole
+// documents, whose metadata is longer than the properties.
+const maxTwin = 512 << 10
 
 // twinJSON is a twin as the service API answers it. Where it repeats the
 // identity it has other names: statusUpdateTime, and a flat authenticationType.
@@ -54,19 +58,13 @@ func encodeTwin(d *hub.Device, t *hub.Twin) (twinJSON, error) {
 		return twinJSON{}, fmt.Errorf("reported properties: %w", err)
 	}
 	return twinJSON{
-		DeviceID: d.ID, ETag: twinETag(t), DeviceETag: d.ETag,
+		DeviceID: d.ID, ETag: t.ETag(), DeviceETag: d.ETag,
 		Status: status(d), StatusReason: orNull(d.StatusReason), StatusUpdateTime: timeJSON(d.StatusUpdated),
 		ConnectionState: "Disconnected", LastActivityTime: timeJSON(time.Time{}),
 		AuthenticationType: string(d.Auth.Type), X509Thumbprint: encodeThumbprint(d),
 		Version: t.Version, Tags: t.Tags, Properties: propertiesJSON{desired, reported},
 		Capabilities: capabilitiesJSON{d.IoTEdge}, DeviceScope: deviceScope(d), ParentScopes: []string{},
 	}, nil
-}
-
-// twinETag is the base64 of a big-endian counter that is one in a fresh twin,
-// whose version is two.
-func twinETag(t *hub.Twin) string {
-	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, uint64(t.Version-1)))
 }
 
 // section returns a section's properties followed by its $metadata and
@@ -111,9 +109,57 @@ func (a api) getTwin(w http.ResponseWriter, r *rest.Request, caller access.Calle
 	if err != nil {
 		return err
 	}
+	return answerTwin(w, d, t)
+}
+
+func answerTwin(w http.ResponseWriter, d *hub.Device, t *hub.Twin) error {
 	document, err := encodeTwin(d, t)
 	if err != nil {
-		return fmt.Errorf("encoding the twin of %q at %s: %w", to.id, to.hub.Name, err)
+		return fmt.Errorf("encoding the twin of %q at %s: %w", d.ID, d.Hub, err)
 	}
 	return answer(w, document.ETag, document)
+}
+
+func (a api) patchTwin(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
+	return a.writeTwin(w, r, caller, to, a.Service.PatchTwin)
+}
+
+func (a api) putTwin(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
+	return a.writeTwin(w, r, caller, to, a.Service.ReplaceTwin)
+}
+
+func (a api) writeTwin(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target,
+	write func(context.Context, access.Caller, string, device.ID, hub.TwinChange, hub.Precondition) (*hub.Device, *hub.Twin, error)) error {
+	if err := rest.RequireJSON(r.Request); err != nil {
+		return err
+	}
+	body, err := rest.ReadBody(w, r.Request, maxTwin)
+	if err != nil {
+		return err
+	}
+	change, err := decodeTwinChange(body)
+	if err != nil {
+		return err
+	}
+	d, t, err := write(r.Context(), caller, to.hub.Name, to.id, change, ifMatch(r))
+	if err != nil {
+		return err
+	}
+	return answerTwin(w, d, t)
+}
+
+// decodeTwinChange reads what an operator may write into a twin. The reported
+// properties are the device's and all else is the registry's: both are ignored,
+// for clients send back whole documents. Names are read without case.
+func decodeTwinChange(body []byte) (hub.TwinChange, error) {
+	var sent struct {
+		Tags       json.RawMessage `json:"tags"`
+		Properties struct {
+			Desired json.RawMessage `json:"desired"`
+		} `json:"properties"`
+	}
+	if err := json.Unmarshal(body, &sent); err != nil {
+		return hub.TwinChange{}, errs.New(errs.Invalid, errs.CodeFormatError, "The body is not a twin in JSON").WithCause(err)
+	}
+	return hub.TwinChange{Tags: sent.Tags, Desired: sent.Properties.Desired}, nil
 }

@@ -1,0 +1,101 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+
+	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/hub/twin"
+)
+
+// A TwinChange is what an operator writes into a twin. A member is a JSON
+// object, the JSON value null for an empty one, or nil where nothing is said.
+type TwinChange struct{ Tags, Desired json.RawMessage }
+
+// ETag returns the twin's entity tag: the base64 of a big-endian counter that
+// is one in a fresh twin, whose version is two.
+func (t *Twin) ETag() string {
+	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, uint64(t.Version-1)))
+}
+
+// PatchTwin merges the change into the twin, when its entity tag satisfies the
+// precondition: null removes a member, and sections of which nothing is said
+// stay. It takes ServiceConnect.
+//
+// Like [Service.ReplaceTwin] it answers a change that breaks a limit of package
+// twin with an error of kind errs.Invalid, and one that changes nothing with
+// the twin as it is: neither versions nor the entity tag move.
+func (s *Service) PatchTwin(ctx context.Context, caller access.Caller, hub string, id device.ID, change TwinChange, ifMatch Precondition) (*Device, *Twin, error) {
+	patch := func(section twin.Section, old, said json.RawMessage) (json.RawMessage, error) {
+		if said == nil {
+			return old, nil
+		}
+		return section.Merge(old, said)
+	}
+	return s.changeTwin(ctx, caller, hub, id, change, ifMatch, patch)
+}
+
+// ReplaceTwin writes the change over the twin's tags and desired properties,
+// on the terms of [Service.PatchTwin]. A section of which nothing is said
+// becomes empty; the reported properties stay.
+func (s *Service) ReplaceTwin(ctx context.Context, caller access.Caller, hub string, id device.ID, change TwinChange, ifMatch Precondition) (*Device, *Twin, error) {
+	replace := func(section twin.Section, _, said json.RawMessage) (json.RawMessage, error) {
+		return section.Replace(said)
+	}
+	return s.changeTwin(ctx, caller, hub, id, change, ifMatch, replace)
+}
+
+func (s *Service) changeTwin(ctx context.Context, caller access.Caller, hub string, id device.ID, change TwinChange, ifMatch Precondition,
+	apply func(section twin.Section, old, said json.RawMessage) (json.RawMessage, error)) (*Device, *Twin, error) {
+	if err := caller.Require(access.ServiceConnect); err != nil {
+		return nil, nil, err
+	}
+	var of *Device
+	var changed *Twin
+	err := s.registry.Change(ctx, hub, id, func(d *Device, t *Twin) (*Device, *Twin, error) {
+		switch {
+		case d == nil || t == nil:
+			return nil, nil, notFound(id)
+		case ifMatch != nil && !ifMatch(t.ETag()):
+			return nil, nil, errs.New(errs.Precondition, errs.CodePreconditionFailed, "Precondition failed: the twin's entity tag is another one")
+		}
+		tags, err := apply(twin.Tags, t.Tags, change.Tags)
+		if err != nil {
+			return nil, nil, err
+		}
+		desired, err := apply(twin.Desired, t.Desired, change.Desired)
+		if err != nil {
+			return nil, nil, err
+		}
+		of, changed = d, s.rewritten(t, tags, desired)
+		return of, changed, nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("writing the twin of %q of %s: %w", id, hub, err)
+	}
+	return of, changed, nil
+}
+
+// rewritten returns t with other tags and desired properties. Versions move
+// where something changed.
+func (s *Service) rewritten(t *Twin, tags, desired json.RawMessage) *Twin {
+	next := *t
+	if !bytes.Equal(desired, t.Desired) {
+		next.Desired = desired
+		next.DesiredVersion++
+		next.DesiredUpdated = s.now()
+	}
+	if !bytes.Equal(tags, t.Tags) {
+		next.Tags = tags
+	}
+	if next.DesiredVersion != t.DesiredVersion || !bytes.Equal(next.Tags, t.Tags) {
+		next.Version++
+	}
+	return &next
+}
