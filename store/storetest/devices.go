@@ -1,0 +1,212 @@
+package storetest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/hub"
+)
+
+func home(host string, id device.ID) (*hub.Device, *hub.Twin) {
+	d := filled[*hub.Device]()
+	d.Hub, d.ID = host, id
+	return d, filled[*hub.Twin]()
+}
+
+func putHome(ctx context.Context, s Store, d *hub.Device, twin *hub.Twin) error {
+	return s.Change(ctx, d.Hub, d.ID, func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) { return d, twin, nil })
+}
+
+// isHome checks that the place has the identity and the twin, each nil for
+// none.
+func isHome(t *testing.T, s Store, host string, id device.ID, d *hub.Device, twin *hub.Twin) {
+	t.Helper()
+	gotDevice, err := s.Device(t.Context(), host, id)
+	if d == nil {
+		isKind(t, err, errs.NotFound)
+	} else {
+		noError(t, err)
+		same(t, gotDevice, d)
+	}
+	gotTwin, err := s.Twin(t.Context(), host, id)
+	if twin == nil {
+		isKind(t, err, errs.NotFound)
+	} else {
+		noError(t, err)
+		same(t, gotTwin, twin)
+	}
+}
+
+var deviceRules = []rule{
+	{"an identity and its twin are what was put, in every member", func(t *testing.T, s Store) {
+		d, twin := home("hub-1", "Pump-7")
+		for range 2 { // made, and replaced
+			noError(t, putHome(t.Context(), s, d, twin))
+			isHome(t, s, "hub-1", "Pump-7", d, twin)
+			empty := &hub.Device{Hub: "hub-1", ID: "Pump-7"}
+			noError(t, putHome(t.Context(), s, empty, nil))
+			isHome(t, s, "hub-1", "Pump-7", empty, nil)
+		}
+	}},
+	{"an identity and a twin with little in them have no more when read", func(t *testing.T, s Store) {
+		for _, twin := range []*hub.Twin{nil, {}, {Tags: json.RawMessage{}}, {Desired: json.RawMessage("{}")}} {
+			d := &hub.Device{Hub: "hub-1", ID: "pump-7"}
+			noError(t, putHome(t.Context(), s, d, twin))
+			isHome(t, s, "hub-1", "pump-7", d, twin)
+		}
+	}},
+	{"a device is found by its own hub and exact ID", func(t *testing.T, s Store) {
+		d, twin := home("hub-1", "Pump-7")
+		noError(t, putHome(t.Context(), s, d, twin))
+		isHome(t, s, "hub-1", "pump-7", nil, nil)
+		isHome(t, s, "hub-2", "Pump-7", nil, nil)
+		other, otherTwin := home("hub-1", "pump-7")
+		other.ETag = "other"
+		noError(t, putHome(t.Context(), s, other, otherTwin))
+		isHome(t, s, "hub-1", "Pump-7", d, twin)
+		isHome(t, s, "hub-1", "pump-7", other, otherTwin)
+	}},
+	{"a change sees the identity and twin it replaces, and may remove both", func(t *testing.T, s Store) {
+		d, twin := home("hub-1", "pump-7")
+		noError(t, s.Change(t.Context(), "hub-1", "pump-7", func(was *hub.Device, wasTwin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+			same(t, was, (*hub.Device)(nil))
+			same(t, wasTwin, (*hub.Twin)(nil))
+			return d, twin, nil
+		}))
+		noError(t, s.Change(t.Context(), "hub-1", "pump-7", func(was *hub.Device, wasTwin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+			same(t, was, d)
+			same(t, wasTwin, twin)
+			return nil, nil, nil
+		}))
+		isHome(t, s, "hub-1", "pump-7", nil, nil)
+		noError(t, s.Change(t.Context(), "hub-1", "pump-7", func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) {
+			return nil, nil, nil
+		}))
+	}},
+	{"keys change when and only when they are changed", func(t *testing.T, s Store) {
+		d, twin := home("hub-1", "pump-7")
+		keys := d.Auth.Keys
+		for _, next := range []attest.SymmetricKeys{
+			keys, keys, {Primary: keys.Secondary, Secondary: keys.Primary}, {Primary: keys.Primary}, {Secondary: keys.Primary}, {}, keys,
+		} {
+			noError(t, s.Change(t.Context(), "hub-1", "pump-7", func(was *hub.Device, _ *hub.Twin) (*hub.Device, *hub.Twin, error) {
+				if was != nil {
+					d = was
+				}
+				d.Auth.Keys = next
+				return d, twin, nil
+			}))
+			got, err := s.Device(t.Context(), "hub-1", "pump-7")
+			noError(t, err)
+			same(t, got.Auth.Keys, next)
+		}
+	}},
+	{"a device's change that decides for an error writes nothing", func(t *testing.T, s Store) {
+		d, twin := home("hub-1", "pump-7")
+		noError(t, putHome(t.Context(), s, d, twin))
+		refusal := errors.New("no")
+		err := s.Change(t.Context(), "hub-1", "pump-7", func(was *hub.Device, _ *hub.Twin) (*hub.Device, *hub.Twin, error) {
+			was.ETag = "changed"
+			return was, nil, refusal
+		})
+		if err != refusal {
+			t.Errorf("decide's error came back as %v", err)
+		}
+		isHome(t, s, "hub-1", "pump-7", d, twin)
+	}},
+	{"no change of many racing to change a twin is lost", func(t *testing.T, s Store) {
+		d, _ := home("hub-1", "pump-7")
+		noError(t, putHome(t.Context(), s, d, &hub.Twin{}))
+		race(32, func(int) error {
+			err := s.Change(t.Context(), "hub-1", "pump-7", func(was *hub.Device, twin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+				twin.Version++
+				return was, twin, nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			return err
+		})
+		twin, err := s.Twin(t.Context(), "hub-1", "pump-7")
+		noError(t, err)
+		same(t, twin.Version, int64(32))
+	}},
+	{"a change cannot rename a device", func(t *testing.T, s Store) {
+		for _, other := range []*hub.Device{{Hub: "hub-1", ID: "Pump-7"}, {Hub: "hub-2", ID: "pump-7"}} {
+			err := s.Change(t.Context(), "hub-1", "pump-7", func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) { return other, nil, nil })
+			isKind(t, err, errs.Internal)
+		}
+	}},
+	{"a device that moves is at one place, whatever was there", func(t *testing.T, s Store) {
+		left, leftTwin := home("hub-1", "pump-7")
+		noError(t, putHome(t.Context(), s, left, leftTwin))
+		stays, staysTwin := home("hub-1", "pump-8")
+		noError(t, putHome(t.Context(), s, stays, staysTwin))
+		for _, at := range []*hub.Device{nil, {Hub: "hub-2", ID: "pump-7", ETag: "there"}} {
+			if at != nil {
+				noError(t, putHome(t.Context(), s, at, &hub.Twin{Version: 9}))
+				noError(t, putHome(t.Context(), s, left, leftTwin))
+			}
+			moved, _ := home("hub-2", "pump-7")
+			err := s.Move(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, "hub-2", "pump-7",
+				func(gotAt *hub.Device, twin *hub.Twin, gotLeft *hub.Device, gotLeftTwin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+					same(t, gotAt, at)
+					same(t, twin != nil, at != nil)
+					same(t, gotLeft, left)
+					same(t, gotLeftTwin, leftTwin)
+					return moved, gotLeftTwin, nil
+				})
+			noError(t, err)
+			isHome(t, s, "hub-1", "pump-7", nil, nil)
+			isHome(t, s, "hub-2", "pump-7", moved, leftTwin)
+		}
+		isHome(t, s, "hub-1", "pump-8", stays, staysTwin)
+	}},
+	{"a device may move from where nothing is", func(t *testing.T, s Store) {
+		d, twin := home("hub-2", "pump-7")
+		noError(t, s.Move(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, "hub-2", "pump-7",
+			func(at *hub.Device, _ *hub.Twin, left *hub.Device, leftTwin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+				same(t, at, (*hub.Device)(nil))
+				same(t, left, (*hub.Device)(nil))
+				same(t, leftTwin, (*hub.Twin)(nil))
+				return d, twin, nil
+			}))
+		isHome(t, s, "hub-2", "pump-7", d, twin)
+	}},
+	{"a move that decides for an error leaves both places alone", func(t *testing.T, s Store) {
+		left, leftTwin := home("hub-1", "pump-7")
+		noError(t, putHome(t.Context(), s, left, leftTwin))
+		at, twin := home("hub-2", "pump-7")
+		noError(t, putHome(t.Context(), s, at, twin))
+		refusal := errors.New("no")
+		move := func(d *hub.Device, decided error) error {
+			return s.Move(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, "hub-2", "pump-7",
+				func(*hub.Device, *hub.Twin, *hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) {
+					return d, nil, decided
+				})
+		}
+		if err := move(left, refusal); err != refusal {
+			t.Errorf("decide's error came back as %v", err)
+		}
+		isKind(t, move(left, nil), errs.Internal) // it would be renamed
+		isHome(t, s, "hub-1", "pump-7", left, leftTwin)
+		isHome(t, s, "hub-2", "pump-7", at, twin)
+		noError(t, move(nil, nil))
+		isHome(t, s, "hub-1", "pump-7", nil, nil)
+		isHome(t, s, "hub-2", "pump-7", nil, nil)
+	}},
+	{"a device does not move to where it is", func(t *testing.T, s Store) {
+		d, twin := home("hub-1", "pump-7")
+		noError(t, putHome(t.Context(), s, d, twin))
+		isKind(t, s.Move(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, "hub-1", "pump-7",
+			func(*hub.Device, *hub.Twin, *hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) {
+				return d, nil, nil
+			}), errs.Internal)
+		isHome(t, s, "hub-1", "pump-7", d, twin)
+	}},
+}

@@ -1,0 +1,156 @@
+// Package storetest is the contract of a store, as tests that every engine
+// passes.
+package storetest
+
+import (
+	"context"
+	"testing"
+
+	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/provision"
+)
+
+// A Store is everything a server keeps.
+type Store interface {
+	enroll.Store
+	provision.EnrollmentReader
+	provision.Records
+	provision.Scopes
+	PutScope(context.Context, provision.Scope) error
+	ListScopes(context.Context) ([]provision.Scope, error)
+	Linked(context.Context, device.IDScope) ([]provision.LinkedHub, error)
+	PutLinkedHub(context.Context, device.IDScope, provision.LinkedHub) error
+	DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error
+	access.Policies
+	PutPolicy(context.Context, access.Owner, access.Policy) error
+	hub.Registry
+	hub.Stream
+	Wait(ctx context.Context, after uint64) error
+	Close() error
+}
+
+// The scopes that exist when a rule begins, and one that does not.
+const (
+	scopeA  device.IDScope = "0ne0000000a"
+	scopeB  device.IDScope = "0ne0000000b"
+	nowhere device.IDScope = "0ne000000ff"
+)
+
+type rule struct {
+	name  string
+	check func(*testing.T, Store)
+}
+
+// Run holds an engine to the contract. It calls create once for every rule;
+// what that returns opens one and the same store, empty the first time, and
+// again after it was closed.
+func Run(t *testing.T, create func(t *testing.T) (open func() Store)) {
+	var rules []rule
+	for _, more := range [][]rule{scopeRules, policyRules, enrollmentRules, registrationRules, deviceRules, messageRules, storeRules} {
+		rules = append(rules, more...)
+	}
+	for _, r := range rules {
+		t.Run(r.name, func(t *testing.T) {
+			s := create(t)()
+			t.Cleanup(func() { noError(t, s.Close()) })
+			putScopes(t, s)
+			r.check(t, s)
+		})
+	}
+	t.Run("what was written is there after closing and opening", func(t *testing.T) {
+		whatWasWrittenStays(t, create(t))
+	})
+}
+
+func putScopes(t *testing.T, s Store) {
+	t.Helper()
+	for _, id := range []device.IDScope{scopeA, scopeB} {
+		noError(t, s.PutScope(t.Context(), provision.Scope{ID: id, Allocation: enroll.Hashed}))
+	}
+}
+
+var storeRules = []rule{
+	{"a context that has ended changes nothing", func(t *testing.T, s Store) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		e := entry(scopeA, enroll.Individual, "pump-7")
+		if err := putEntry(ctx, s, e); err == nil {
+			t.Error("wrote an enrollment")
+		}
+		if err := s.Append(ctx, []*hub.Message{{Hub: "a", DeviceID: "d", Enqueued: epoch}}); err == nil {
+			t.Error("appended a message")
+		}
+		_, err := s.Entry(t.Context(), scopeA, enroll.Individual, e.Key())
+		isKind(t, err, errs.NotFound)
+		last, err := s.LastSequence(t.Context())
+		noError(t, err)
+		same(t, last, uint64(0))
+	}},
+	{"a closed store is Unavailable", func(t *testing.T, s Store) {
+		noError(t, s.Close())
+		_, err := s.Entry(t.Context(), scopeA, enroll.Individual, "pump-7")
+		isKind(t, err, errs.Unavailable)
+		isKind(t, putEntry(t.Context(), s, entry(scopeA, enroll.Individual, "pump-7")), errs.Unavailable)
+		isKind(t, s.Wait(t.Context(), 1), errs.Unavailable)
+		noError(t, s.Close())
+	}},
+}
+
+func whatWasWrittenStays(t *testing.T, open func() Store) {
+	ctx, s := t.Context(), open()
+	putScopes(t, s)
+	e := entry(scopeA, enroll.Individual, "pump-7")
+	noError(t, putEntry(ctx, s, e))
+	r := registration(scopeA, "pump-7", "")
+	noError(t, putRegistration(ctx, s, r))
+	d, twin := home("hub-1", "pump-7")
+	noError(t, putHome(ctx, s, d, twin))
+	p := filled[access.Policy]()
+	noError(t, s.PutPolicy(ctx, access.ScopeOwner(scopeA), p))
+	linked := provision.LinkedHub{Host: "hub-1", Weight: 3, Allocation: true}
+	noError(t, s.PutLinkedHub(ctx, scopeA, linked))
+	m := filled[*hub.Message]()
+	noError(t, s.Append(ctx, []*hub.Message{m, {Hub: "hub-1", DeviceID: "d", Enqueued: epoch}}))
+	noError(t, s.Close())
+
+	s = open()
+	gotEntry, err := s.Entry(ctx, scopeA, enroll.Individual, "pump-7")
+	noError(t, err)
+	same(t, gotEntry, e)
+	gotRegistration, err := s.Registration(ctx, scopeA, "pump-7")
+	noError(t, err)
+	same(t, gotRegistration, r)
+	gotDevice, err := s.Device(ctx, "hub-1", "pump-7")
+	noError(t, err)
+	same(t, gotDevice, d)
+	gotTwin, err := s.Twin(ctx, "hub-1", "pump-7")
+	noError(t, err)
+	same(t, gotTwin, twin)
+	policies, err := s.Policies(ctx, access.ScopeOwner(scopeA))
+	noError(t, err)
+	same(t, policies, []access.Policy{p})
+	hubs, err := s.Linked(ctx, scopeA)
+	noError(t, err)
+	same(t, hubs, []provision.LinkedHub{linked})
+	ms, err := s.Read(ctx, "", 0, 1)
+	noError(t, err)
+	same(t, ms, []*hub.Message{m})
+
+	// Sequence numbers go on, even where the messages are gone.
+	n, err := s.Trim(ctx, epoch.AddDate(1, 0, 0))
+	noError(t, err)
+	same(t, n, 2)
+	noError(t, s.Close())
+	s = open()
+	last, err := s.LastSequence(ctx)
+	noError(t, err)
+	same(t, last, uint64(2))
+	next := &hub.Message{Hub: "hub-1", DeviceID: "d", Enqueued: epoch}
+	noError(t, s.Append(ctx, []*hub.Message{next}))
+	same(t, next.Sequence, uint64(3))
+	noError(t, s.Close())
+}
