@@ -121,7 +121,8 @@ type Records interface {
 	// ChangeRegistration reads the record (nil when there is none), lets decide
 	// say what it becomes and writes that, with no other write to it in
 	// between. Returning nil removes it. An error from decide is returned as it
-	// is and nothing is written.
+	// is and nothing is written. decide must not call the store and may be
+	// called more than once.
 	ChangeRegistration(ctx context.Context, scope device.IDScope, key device.RegistrationID, decide func(*Registration) (*Registration, error)) error
 	// Registrations returns up to limit records made through the enrollment
 	// group, with keys above after, ordered by key.
