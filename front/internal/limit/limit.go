@@ -1,0 +1,110 @@
+// Package limit bounds how often each of many callers may do something, in
+// bounded memory. It is what keeps a stranger's calls cheap and a broken
+// device's loop from its neighbours.
+package limit
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// maxKeys bounds the callers that are told apart. Those who come when as many
+// are being counted share one count, so that a flood of new names slows itself
+// and not the known ones.
+const maxKeys = 1 << 16
+
+// sweepInterval is how long late-comers share a count at least.
+const sweepInterval = time.Second
+
+// overflow is the key of the count that late-comers share. No caller has it.
+const overflow = "\x00"
+
+// A Rate is how often something may be done: Events in every Period, and as
+// many at once. A Rate without events allows everything.
+type Rate struct {
+	Events int
+	Period time.Duration
+}
+
+// A Limiter counts by key with the generic cell rate algorithm (ITU-T I.371):
+// of each key it keeps one time, that at which its next event would be due if
+// they came evenly. It is safe for concurrent use.
+type Limiter struct {
+	every time.Duration // between events that come evenly
+	burst time.Duration // how far ahead of that a key may be
+
+	mu    sync.Mutex // guards the rest
+	due   map[string]time.Time
+	swept time.Time // when the quiet ones were last forgotten
+}
+
+// New returns a limiter.
+func New(r Rate) *Limiter {
+	l := &Limiter{due: make(map[string]time.Time)}
+	if r.Events > 0 {
+		l.every = r.Period / time.Duration(r.Events)
+		l.burst = r.Period - l.every
+	}
+	return l
+}
+
+// Take counts one event of key at now. It returns zero when that is within the
+// rate, and otherwise how long to wait, without having counted it.
+func (l *Limiter) Take(key string, now time.Time) (wait time.Duration) {
+	if l.every == 0 {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key = l.slot(key, now)
+	due := l.due[key]
+	if due.Before(now) {
+		due = now
+	}
+	if ahead := due.Sub(now); ahead > l.burst {
+		return ahead - l.burst
+	}
+	l.due[key] = due.Add(l.every)
+	return 0
+}
+
+// slot returns where key is counted. When there is no room left it forgets
+// those who have been quiet, but seldom: looking at everybody for every
+// late-comer would be the very work that a flood is after.
+func (l *Limiter) slot(key string, now time.Time) string {
+	if _, known := l.due[key]; known || len(l.due) < maxKeys {
+		return key
+	}
+	if now.Sub(l.swept) < sweepInterval {
+		return overflow
+	}
+	l.swept = now
+	for k, due := range l.due {
+		if due.Before(now) {
+			delete(l.due, k)
+		}
+	}
+	if len(l.due) < maxKeys {
+		return key
+	}
+	return overflow
+}
+
+// Address returns the key of a peer's address: the address itself, or for IPv6
+// the /64 network, of which one subscriber has all (RFC 6177).
+func Address(remote string) string {
+	a, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return remote
+	}
+	ip := a.Addr().Unmap()
+	if ip.Is4() {
+		return ip.String()
+	}
+	network, err := ip.WithZone("").Prefix(64)
+	if err != nil {
+		return ip.String()
+	}
+	return network.String()
+}

@@ -1,0 +1,90 @@
+package limit
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func TestABurstThenTheRate(t *testing.T) {
+	l := New(Rate{5, 10 * time.Second})
+	for i := range 5 {
+		if wait := l.Take("a", start); wait != 0 {
+			t.Fatalf("event %d of the burst: wait %v", i+1, wait)
+		}
+	}
+	if wait := l.Take("a", start); wait != 2*time.Second {
+		t.Errorf("one more: wait %v, want 2s", wait)
+	}
+	if wait := l.Take("b", start); wait != 0 {
+		t.Errorf("somebody else: wait %v", wait)
+	}
+	if wait := l.Take("a", start.Add(2*time.Second)); wait != 0 {
+		t.Errorf("after the wait: %v", wait)
+	}
+	if wait := l.Take("a", start.Add(2*time.Second)); wait == 0 {
+		t.Error("two for one wait")
+	}
+	for i := range 5 {
+		if wait := l.Take("a", start.Add(time.Minute)); wait != 0 {
+			t.Errorf("event %d after a quiet minute: wait %v", i+1, wait)
+		}
+	}
+}
+
+// Refused calls must not push the next allowed one further away.
+func TestRefusalsAreNotCounted(t *testing.T) {
+	l := New(Rate{1, time.Second})
+	l.Take("a", start)
+	for range 1000 {
+		l.Take("a", start)
+	}
+	if wait := l.Take("a", start.Add(time.Second)); wait != 0 {
+		t.Errorf("wait %v", wait)
+	}
+}
+
+func TestNoRateAllowsEverything(t *testing.T) {
+	l := New(Rate{})
+	for range 1000 {
+		if l.Take("a", start) != 0 {
+			t.Fatal("refused")
+		}
+	}
+}
+
+func TestMemoryIsBounded(t *testing.T) {
+	l := New(Rate{1, time.Hour})
+	l.Take("known", start)
+	for i := range 3 * maxKeys {
+		l.Take(fmt.Sprint(i), start)
+	}
+	if n := len(l.due); n > maxKeys+1 {
+		t.Errorf("%d keys are kept", n)
+	}
+	if l.Take("known", start) == 0 {
+		t.Error("a flood of names made a known one forgotten")
+	}
+	if l.Take("late", start) == 0 {
+		t.Error("late-comers are not limited")
+	}
+	if l.Take("late", start.Add(2*time.Hour)) != 0 {
+		t.Error("quiet names are not forgotten")
+	}
+}
+
+func TestAddress(t *testing.T) {
+	for remote, want := range map[string]string{
+		"192.0.2.7:5000":           "192.0.2.7",
+		"[::ffff:192.0.2.7]:5000":  "192.0.2.7",
+		"[2001:db8:1:2:3::4]:5000": "2001:db8:1:2::/64",
+		"[fe80::1%eth0]:5000":      "fe80::/64",
+		"pipe":                     "pipe",
+	} {
+		if got := Address(remote); got != want {
+			t.Errorf("%s: %s, want %s", remote, got, want)
+		}
+	}
+}
