@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
-	"strings"
 	"sync"
 
 	"github.com/berth-iot/berth/attest"
@@ -251,64 +250,3 @@ func (c *certificates) parse(der []byte) *x509.Certificate {
 	c.parsed[string(der)] = cert
 	return cert
 }
-
-// A fix is lines for the operator: a command stands on a line of its own and
-// can be copied as it is, but for the names of files.
-
-// fixUnknown is about a device that nothing governs; tried are the symmetric key
-// groups that it could have come through.
-func fixUnknown(c claimant, tried ...*enroll.Entry) string {
-	create := fmt.Sprintf("berth enrollment create %s", c.key)
-	switch {
-	case len(c.Credential.Chain) > 0 && c.Credential.Token == nil:
-		return lines("enroll the device's own certificate, or a CA of its chain:",
-			create+" --x509 LEAF.pem", "berth group create NAME --x509 CA.pem")
-	case c.Credential.TPM != nil:
-		return lines("enroll the TPM that was presented, if it is yours:", create+" --tpm "+encode(c.Credential.TPM.EndorsementKey))
-	case len(tried) == 1:
-		return lines("enroll the device, or derive its key from that of its group:",
-			create+" --key", "berth group show "+tried[0].ID+" --keys")
-	case len(tried) > 1:
-		return lines("enroll the device, or derive its key from that of its group:",
-			create+" --key", "berth group show NAME --keys")
-	}
-	return lines("enroll the device:", create+" --key")
-}
-
-// fixRefused names the step that would make the first failed check pass.
-func fixRefused(c claimant, e *enroll.Entry, v attest.Verdict) string {
-	command := "berth enrollment"
-	if e.Kind == enroll.Group {
-		command = "berth group"
-	}
-	for _, f := range v.Findings {
-		if f.OK {
-			continue
-		}
-		switch f.Check {
-		case "expiry":
-			return "set the device's clock, and let it make a new token"
-		case "validity":
-			return "give the device a certificate that is valid now, and check its clock"
-		case "signature", "key name", "audience":
-			return lines("compare the device's key, ID scope and registration ID with:", command+" show "+e.ID+" --keys")
-		case "thumbprint":
-			return lines("if the device has a new certificate, enroll that:", command+" update "+e.ID+" --x509 LEAF.pem")
-		case "endorsement key":
-			if c.Credential.TPM == nil {
-				return lines("compare the endorsement key with:", command+" show "+e.ID)
-			}
-			return lines("if its TPM was replaced, enroll the one that was presented:",
-				command+" update "+e.ID+" --tpm "+encode(c.Credential.TPM.EndorsementKey))
-		case "storage root key":
-			return "let the TPM make its storage root key from the standard template, at handle 0x81000001"
-		case "common name", "name constraints", "path", "basic constraints", "extended key usage":
-			return "give the device a certificate whose common name is its registration ID, from a CA that may issue it"
-		case "challenge", "token", "TPM keys", "certificate":
-			return lines(fmt.Sprintf("the device must present what its enrollment expects, %s:", e.Attestation.Type), command+" show "+e.ID)
-		}
-	}
-	return ""
-}
-
-func lines(s ...string) string { return strings.Join(s, "\n") }

@@ -2,7 +2,6 @@ package provision
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -386,12 +385,3 @@ func fixNoHub(e *enroll.Entry) string {
 	}
 	return lines("link a hub, or let one that is linked take part in allocation:", "berth hub link HOST")
 }
-
-func fixDisabled(e *enroll.Entry) string {
-	if e.Kind == enroll.Group {
-		return "berth group update " + e.ID + " --enable"
-	}
-	return "berth enrollment update " + e.ID + " --enable"
-}
-
-func encode(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
