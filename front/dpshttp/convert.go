@@ -36,6 +36,10 @@ func decodeEnrollment(kind enroll.Kind, b []byte) (dpsjson.IndividualEnrollment,
 		return dpsjson.DecodeIndividualEnrollment(b)
 	}
 	g, err := dpsjson.DecodeEnrollmentGroup(b)
+	return individualOf(g), err
+}
+
+func individualOf(g dpsjson.EnrollmentGroup) dpsjson.IndividualEnrollment {
 	return dpsjson.IndividualEnrollment{
 		RegistrationID:             g.EnrollmentGroupID,
 		Attestation:                g.Attestation,
@@ -49,7 +53,7 @@ func decodeEnrollment(kind enroll.Kind, b []byte) (dpsjson.IndividualEnrollment,
 		IoTHubs:                    g.IoTHubs,
 		CustomAllocationDefinition: g.CustomAllocationDefinition,
 		CredentialPolicyName:       g.CredentialPolicyName,
-	}, err
+	}
 }
 
 // groupOf is the way back for an answer.

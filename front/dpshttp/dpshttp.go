@@ -4,7 +4,8 @@
 // service and what comes back into bodies; it decides nothing.
 //
 // Paths match without case and with or without a trailing slash. A body of more
-// than 96 KB is answered 413, and bulk operations are answered 405.
+// than 96 KB is answered 413; a bulk operation may have that for each of its ten
+// items.
 package dpshttp
 
 import (

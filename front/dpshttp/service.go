@@ -34,7 +34,7 @@ func (f front) enrollmentRoutes(path string, kind enroll.Kind) []rest.Route {
 		f.operation("GET", path+"/{id}", f.getEnrollment(kind)),
 		f.operation("DELETE", path+"/{id}", f.deleteEnrollment(kind)),
 		f.operation("POST", path+"/{id}/attestationmechanism", f.attestationMechanism(kind)),
-		{Pattern: path},
+		f.operation("POST", path, f.bulk(kind)),
 	}
 }
 
@@ -198,5 +198,10 @@ func precondition(r *rest.Request, bodyETag string) provision.Precondition {
 	if ifMatch == "" {
 		return nil
 	}
+	return matching(ifMatch)
+}
+
+// matching accepts the entity tag that ifMatch names in one of its spellings.
+func matching(ifMatch string) provision.Precondition {
 	return func(token string) bool { return dpsjson.MatchETag(ifMatch, dpsjson.EncodeETag(token)) }
 }
