@@ -24,3 +24,10 @@ func lock(path string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// unlock gives the lock back. Closing alone would not do so at once: a child
+// process that another goroutine is just starting holds a copy of the
+// descriptor until it executes its program.
+func unlock(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+}

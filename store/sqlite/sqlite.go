@@ -212,7 +212,7 @@ func (s *Store) Close() error {
 		failures = append(failures, (<-s.readers).close())
 	}
 	// The last connection to close moves the log into the database.
-	failures = append(failures, s.writer.close(), s.lock.Close())
+	failures = append(failures, s.writer.close(), unlock(s.lock))
 	return errors.Join(failures...)
 }
 
@@ -225,7 +225,7 @@ func (s *Store) release() {
 		s.writer.close()
 	}
 	if s.lock != nil {
-		s.lock.Close()
+		unlock(s.lock)
 	}
 }
 
