@@ -68,7 +68,7 @@ func (d *Decision) conclude(out Outcome, err error) {
 			d.Cause = err.Error()
 		}
 	case out.Challenge != nil:
-		d.Accepted = true
+		d.Accepted, d.Fix = true, "" // nothing is wrong yet
 		d.Outcome = "challenged: the device must sign with a key sealed to its TPM"
 	default:
 		r := out.Operation.Registration

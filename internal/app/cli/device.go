@@ -58,13 +58,16 @@ With --identify it prints what an enrollment of its TPM needs, and does not regi
 Keys are files with base64 text; - reads standard input. On the machine of the
 server the host, the ID scope and the CA are found in its data directory.`,
 		Example: `  berth device --registration-id pump-7 --key pump-7.key --send '{"pressure":4.2}'
-  berth device --x509 chain.pem --x509-key leaf.key --send hello --property alert=false
+  berth device --x509 chain.pem --x509-key chain.key --send hello --property alert=false
   berth device --registration-id unit-1 --group-key fleet.key -o json
   berth device --tpm /dev/tpmrm0 --identify
   berth device --tpm /dev/tpmrm0 --send hello`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return t.device(c.Context(), d)
+			if err := t.device(c.Context(), d); err != nil {
+				return deviceError{err}
+			}
+			return nil
 		},
 	}
 	f := c.Flags()
@@ -83,6 +86,11 @@ server the host, the ID scope and the CA are found in its data directory.`,
 	f.StringArrayVar(&d.properties, "property", nil, "`name=value` of the messages; repeat for more")
 	return c
 }
+
+// A deviceError is what a device is told, who is no operator.
+type deviceError struct{ error }
+
+func (e deviceError) Unwrap() error { return e.error }
 
 func (t *terminal) device(ctx context.Context, d deviceRun) error {
 	properties, err := d.check()
@@ -285,7 +293,7 @@ type deviceStep struct {
 }
 
 func (l *timeline) add(step string, took time.Duration, err error) {
-	l.steps = append(l.steps, deviceStep{step, float64(took.Microseconds()) / 1000, err == nil})
+	l.steps = append(l.steps, deviceStep{step, inMilliseconds(took), err == nil})
 }
 
 func inMilliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

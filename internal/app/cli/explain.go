@@ -117,6 +117,9 @@ func writeDecision(w io.Writer, d provision.Decision) error {
 	if d.Fix != "" {
 		b.WriteString("\nTo change that:\n")
 		for step := range strings.Lines(d.Fix) {
+			if strings.HasPrefix(step, "berth ") {
+				b.WriteString("  ")
+			}
 			fmt.Fprintf(&b, "  %s\n", printable(step))
 		}
 	}

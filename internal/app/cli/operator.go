@@ -89,6 +89,12 @@ func remedy(err error) string {
 	if untrusted, ok := errors.AsType[*tls.CertificateVerificationError](err); ok && untrusted != nil {
 		return "Name the CA that made the server's certificate: --ca FILE (ca.pem in the server's data directory)."
 	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return "Nothing listens there: start the server with berth serve or berth dev."
+	}
+	if _, ok := errors.AsType[deviceError](err); ok {
+		return "" // a device has no connection string
+	}
 	if refused, ok := errors.AsType[*client.Error](err); ok {
 		switch refused.Status {
 		case http.StatusUnauthorized:
@@ -97,9 +103,6 @@ func remedy(err error) string {
 			return "Somebody changed it meanwhile: look at it with show, and try again."
 		}
 		return ""
-	}
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		return "Nothing listens there: start the server with berth serve or berth dev."
 	}
 	return ""
 }

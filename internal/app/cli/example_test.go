@@ -1,0 +1,182 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/berth-iot/berth/hsm/tpm2/swtpm"
+	"github.com/berth-iot/berth/internal/app"
+)
+
+// TestEveryExampleWorks runs the examples in the help of every command, in
+// order, each command against a fresh server with a few things in it.
+func TestEveryExampleWorks(t *testing.T) {
+	chip, err := swtpm.Start(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := chip.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	walk(newRoot(&terminal{}), func(c *cobra.Command) {
+		t.Run(c.CommandPath(), func(t *testing.T) {
+			if c.Short == "" || c.Long == "" {
+				t.Error("the command does not say what it does")
+			}
+			if c.Example == "" && c.HasParent() {
+				t.Error("the command has no example")
+			}
+			if c.Example != "" {
+				prepare(t, c.CommandPath(), chip.Address())
+			}
+			for line := range strings.Lines(c.Example) {
+				runExample(t, c.CommandPath(), line, chip.Address())
+			}
+		})
+	})
+}
+
+func walk(c *cobra.Command, visit func(*cobra.Command)) {
+	visit(c)
+	for _, below := range c.Commands() {
+		walk(below, visit)
+	}
+}
+
+// prepare goes into a directory with the files that examples name, and starts
+// the server they mean.
+func prepare(t *testing.T, command, tpm string) {
+	t.Chdir(t.TempDir())
+	if err := writeCertificates("."); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeEndorsementKey(tpm, "ek.b64"); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"pump-7.key":  "cHVtcC03LCBhIGtleSBvZiAzMiBieXRlcyBoZXJlLi4=",
+		"valve-2.key": "dmFsdmUtMiwgYSBrZXkgb2YgMzIgYnl0ZXMgaGVyZS4=",
+		"new.key":     "cHVtcC03LCBhIG5ld2VyIGtleSwgMzIgYnl0ZXMuLi4=",
+		"fleet.key":   "dGhlIGZsZWV0J3MgZ3JvdXAga2V5LCAzMiBieXRlcy4=",
+		"rig.key":     "dGhlIHJpZydzIGdyb3VwIGtleSwgMzIgYnl0ZXMuLi4=",
+		"twin.json":   `{"tags": {"site": "north"}, "properties": {"desired": {"interval": 60}}}`,
+	} {
+		if err := os.WriteFile(name, []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if command == "berth serve" {
+		err := app.Init(t.Context(), app.InitOptions{Data: "data", Hosts: []string{"localhost"}, Listen: "127.0.0.1:0"}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := filepath.Join(t.TempDir(), "server")
+	_, stop, err := startServer(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Errorf("the server ended with: %v", err)
+		}
+	})
+	t.Setenv("BERTH_DATA", data)
+	for _, line := range []string{
+		"berth enrollment create pump-7 --primary-key-file pump-7.key",
+		"berth enrollment create chip-1 --tpm @ek.b64",
+		"berth group create fleet --primary-key-file fleet.key",
+		"berth group create works --x509 ca.pem",
+		"berth device --registration-id pump-7 --key pump-7.key --send hello",
+		"berth device --registration-id unit-1 --group-key fleet.key",
+		"berth device --registration-id pump-7 --key pump-7.key",
+	} {
+		runExample(t, "", line, tpm)
+	}
+	if command == "berth hub unlink" {
+		runExample(t, "", "berth hub link spare.example.com --no-allocation", tpm)
+	}
+	enrollTPM(t, tpm)
+}
+
+// enrollTPM enrolls the TPM under the name that SDKs derive for it.
+func enrollTPM(t *testing.T, tpm string) {
+	t.Helper()
+	var out bytes.Buffer
+	if code := Run(t.Context(), []string{"device", "--tpm", tpm, "--identify"}, nil, &out, &out); code != exitOK {
+		t.Fatalf("exit status %d\n%s", code, out.String())
+	}
+	id := strings.Fields(out.String())[2]
+	runExample(t, "", "berth enrollment create "+id+" --tpm @ek.b64", tpm)
+}
+
+// ends are the commands that run until they are interrupted, and what they have
+// said by then.
+var ends = map[string]string{
+	"berth serve":    "msg=serving",
+	"berth dev":      "Stop the server with Ctrl-C",
+	"berth hub tail": "hello",
+}
+
+// runExample runs a line of help. The only thing in it that this machine may
+// not have is the chip.
+func runExample(t *testing.T, command, line, tpm string) {
+	t.Helper()
+	words := splitLine(strings.ReplaceAll(line, "/dev/tpmrm0", tpm))
+	if len(words) == 0 || words[0] != "berth" {
+		t.Fatalf("%q is no command", line)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	out := &watch{said: ends[command], then: cancel}
+	if code := Run(ctx, words[1:], strings.NewReader(""), out, out); code != exitOK {
+		t.Errorf("%s\nexit status %d\n%s", strings.TrimSpace(line), code, out.all.String())
+	}
+	if out.said != "" && !strings.Contains(out.all.String(), out.said) {
+		t.Errorf("%s\nnever said %q:\n%s", strings.TrimSpace(line), out.said, out.all.String())
+	}
+}
+
+// A watch ends a command once it has said something.
+type watch struct {
+	said string
+	then func()
+
+	mu  sync.Mutex // guards all
+	all bytes.Buffer
+}
+
+func (w *watch) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all.Write(b)
+	if w.said != "" && strings.Contains(w.all.String(), w.said) {
+		w.then()
+	}
+	return len(b), nil
+}
+
+// splitLine cuts a line into words as a shell does, as far as examples need it:
+// at blanks outside of single quotes.
+func splitLine(line string) []string {
+	var words []string
+	quoted := false
+	for i, part := range strings.Split(strings.TrimSpace(line), "'") {
+		if quoted = i%2 == 1; quoted {
+			words = append(words, part)
+		} else {
+			words = append(words, strings.Fields(part)...)
+		}
+	}
+	return words
+}

@@ -1,0 +1,153 @@
+//go:build scripts
+
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/berth-iot/berth/hsm/tpm2/swtpm"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"berth": func() {
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			code := Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+			stop()
+			os.Exit(code)
+		},
+	})
+}
+
+// Each script has a server of its own, that of $BERTH_DATA, and the files of
+// writeCertificates.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			if err := writeCertificates(env.WorkDir); err != nil {
+				return err
+			}
+			data := filepath.Join(env.WorkDir, "server")
+			config, stop, err := startServer(data)
+			if err != nil {
+				return err
+			}
+			env.Defer(func() {
+				if err := stop(); err != nil {
+					t.Errorf("the server ended with: %v", err)
+				}
+			})
+			_, port, err := net.SplitHostPort(config.Listen)
+			if err != nil {
+				return err
+			}
+			env.Setenv("BERTH_DATA", data)
+			env.Setenv("SCOPE", config.IDScope)
+			env.Setenv("PORT", port)
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits":  cmdExits,
+			"json":   cmdJSON,
+			"setenv": cmdSetenv,
+			"tpm":    cmdTPM,
+		},
+	})
+}
+
+// exits STATUS COMMAND... runs a command that must end with that status.
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits STATUS COMMAND...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	status := 0
+	if exit, ok := err.(interface{ ExitCode() int }); ok {
+		status = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if strconv.Itoa(status) != args[0] {
+		ts.Fatalf("exit status %d, want %s", status, args[0])
+	}
+}
+
+// json PATH [VALUE] looks into the JSON on standard output: the member must be
+// there, and be VALUE. With ! it must not be there.
+func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) == 0 || len(args) > 2 {
+		ts.Fatalf("usage: json PATH [VALUE]")
+	}
+	got, ok := member(ts, args[0])
+	switch {
+	case neg == ok:
+		ts.Fatalf("member %s: present is %v", args[0], ok)
+	case len(args) == 2 && got != args[1]:
+		ts.Fatalf("member %s is %s, want %s", args[0], got, args[1])
+	}
+}
+
+// setenv NAME PATH keeps a member of the JSON on standard output.
+func cmdSetenv(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: setenv NAME PATH")
+	}
+	got, ok := member(ts, args[1])
+	if !ok {
+		ts.Fatalf("there is no member %s", args[1])
+	}
+	ts.Setenv(args[0], got)
+}
+
+// member follows a path of names and indices, separated by dots; . is all.
+func member(ts *testscript.TestScript, path string) (string, bool) {
+	var v any
+	if err := json.Unmarshal([]byte(ts.ReadFile("stdout")), &v); err != nil {
+		ts.Fatalf("standard output is not JSON: %v", err)
+	}
+	for name := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '.' }) {
+		switch in := v.(type) {
+		case map[string]any:
+			var ok bool
+			if v, ok = in[name]; !ok {
+				return "", false
+			}
+		case []any:
+			i, err := strconv.Atoi(name)
+			if err != nil || i >= len(in) {
+				return "", false
+			}
+			v = in[i]
+		default:
+			return "", false
+		}
+	}
+	return fmt.Sprint(v), true
+}
+
+// tpm NAME makes a software TPM. Its address is in $NAME and its endorsement
+// key in NAME.ek.
+func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: tpm NAME")
+	}
+	dir := ts.MkAbs("tpm-" + args[0])
+	chip, err := swtpm.Start(context.Background(), dir)
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(chip.Stop()) })
+	ts.Check(writeEndorsementKey(chip.Address(), ts.MkAbs(args[0]+".ek")))
+	ts.Setenv(args[0], chip.Address())
+}
