@@ -1,0 +1,142 @@
+package enroll
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/errs"
+)
+
+// A fault is told by the name that the member has in the service API, then the
+// rule.
+func TestValidate(t *testing.T) {
+	leaf, ca, nameless := certificate(t, "pump-7", false), certificate(t, "Factory CA", true), certificate(t, "", false)
+	chip := tpmKeys(t)
+	ekAlone := &attest.TPM{EndorsementKey: chip.EndorsementKey}
+	swapped := &attest.TPM{EndorsementKey: chip.StorageRootKey}
+	ekTwice := &attest.TPM{EndorsementKey: chip.EndorsementKey, StorageRootKey: chip.EndorsementKey}
+
+	individual := func(change func(*Entry)) *Entry {
+		e := byKey(Individual, "pump-7")
+		change(e)
+		return e
+	}
+	group := func(change func(*Entry)) *Entry {
+		e := byKey(Group, "pumps")
+		change(e)
+		return e
+	}
+	clientCert := func(primary, secondary []byte) *Entry {
+		return byCertificates(Individual, "pump-7", attest.ClientCertificates, primary, secondary)
+	}
+	signingCert := func(primary, secondary []byte) *Entry {
+		return byCertificates(Group, "pumps", attest.SigningCertificates, primary, secondary)
+	}
+
+	for _, c := range []struct {
+		name  string
+		entry *Entry
+		want  string // how the error begins, empty when valid
+	}{
+		{"symmetric key", individual(func(*Entry) {}), ""},
+		{"symmetric key, to be made", individual(func(e *Entry) { e.Attestation.SymmetricKey = nil }), ""},
+		{"symmetric key group", group(func(*Entry) {}), ""},
+		{"certificate", clientCert(leaf, nil), ""},
+		{"two certificates", clientCert(leaf, certificate(t, "pump-7", false)), ""},
+		{"a CA certificate of its own", clientCert(certificate(t, "pump-7", true), nil), ""},
+		{"CA", signingCert(ca, nil), ""},
+		{"TPM", byTPM(Individual, "pump-7", chip), ""},
+		{"TPM without SRK", byTPM(Individual, "pump-7", ekAlone), ""},
+		{"longest ID", individual(func(e *Entry) { e.ID = strings.Repeat("a", 128) }), ""},
+		{"all characters of an ID", individual(func(e *Entry) { e.ID = "A-z.0_9:x-" }), ""},
+		{"device ID", individual(func(e *Entry) { e.DeviceID = "Pump#7'$" }), ""},
+		{"largest objects", individual(func(e *Entry) {
+			e.OptionalDeviceInformation = object(maxInfo)
+			e.InitialTwin = &InitialTwin{object(maxTags), object(maxDesired)}
+		}), ""},
+		{"empty objects", individual(func(e *Entry) {
+			e.OptionalDeviceInformation = json.RawMessage(" {} ")
+			e.InitialTwin = &InitialTwin{Tags: json.RawMessage("{}")}
+		}), ""},
+		{"hubs", individual(func(e *Entry) {
+			e.Allocation, e.IoTHub = Static, "hub.example"
+			e.IoTHubs = []string{"hub-1.example", "hub-2.example:8443", "[::1]:443", "10.0.0.7"}
+		}), ""},
+
+		{"no ID", individual(func(e *Entry) { e.ID = "" }), "registrationId: is empty"},
+		{"no group ID", group(func(e *Entry) { e.ID = "" }), "enrollmentGroupId: is empty"},
+		{"long ID", individual(func(e *Entry) { e.ID = strings.Repeat("a", 129) }), "registrationId: has 129 characters"},
+		{"slash in ID", individual(func(e *Entry) { e.ID = "a/b" }), "registrationId: has '/' at position 2"},
+		{"space in ID", individual(func(e *Entry) { e.ID = "pump 7" }), "registrationId: has ' ' at position 5"},
+		{"ID beyond ASCII", individual(func(e *Entry) { e.ID = "pümp" }), "registrationId: has "},
+		{"ID ends in a dot", group(func(e *Entry) { e.ID = "pumps." }), "enrollmentGroupId: must end in"},
+		{"device ID with a slash", individual(func(e *Entry) { e.DeviceID = "a/b" }), "deviceId: has '/'"},
+		{"long device ID", individual(func(e *Entry) { e.DeviceID = device.ID(strings.Repeat("ab", 65)) }), "deviceId: has 130 characters"},
+		{"device ID of a group", group(func(e *Entry) { e.DeviceID = "pump-7" }), "deviceId: is for individual enrollments"},
+
+		{"information is text", individual(func(e *Entry) { e.OptionalDeviceInformation = json.RawMessage(`"text"`) }), "optionalDeviceInformation: is not a JSON object"},
+		{"information is broken", individual(func(e *Entry) { e.OptionalDeviceInformation = json.RawMessage(`{"a":`) }), "optionalDeviceInformation: is not a JSON object"},
+		{"information is two objects", individual(func(e *Entry) { e.OptionalDeviceInformation = json.RawMessage(`{}{}`) }), "optionalDeviceInformation: is not a JSON object"},
+		{"too much information", individual(func(e *Entry) { e.OptionalDeviceInformation = object(maxInfo + 1) }), "optionalDeviceInformation: has 32769 bytes"},
+		{"tags are a list", individual(func(e *Entry) { e.InitialTwin = &InitialTwin{Tags: json.RawMessage(`[]`)} }), "initialTwin.tags: is not a JSON object"},
+		{"too many tags", individual(func(e *Entry) { e.InitialTwin = &InitialTwin{Tags: object(maxTags + 1)} }), "initialTwin.tags: has 8193 bytes"},
+		{"desired is null", individual(func(e *Entry) { e.InitialTwin = &InitialTwin{Desired: json.RawMessage(`null`)} }), "initialTwin.properties.desired: is not a JSON object"},
+		{"too much desired", individual(func(e *Entry) { e.InitialTwin = &InitialTwin{Desired: object(maxDesired + 1)} }), "initialTwin.properties.desired: has 32769 bytes"},
+
+		{"no attestation", individual(func(e *Entry) { e.Attestation = attest.Mechanism{} }), "attestation.type: is missing"},
+		{"unknown attestation", individual(func(e *Entry) { e.Attestation.Type = "none" }), `attestation.type: is "none"`},
+		{"TPM group", byTPM(Group, "pumps", chip), "attestation.type: is tpm, which is for individual enrollments"},
+		{"TPM without keys", byTPM(Individual, "pump-7", nil), "attestation.tpm.endorsementKey: is missing"},
+		{"TPM without EK", byTPM(Individual, "pump-7", &attest.TPM{StorageRootKey: chip.StorageRootKey}), "attestation.tpm.endorsementKey: is missing"},
+		{"EK that is no key", byTPM(Individual, "pump-7", &attest.TPM{EndorsementKey: []byte("EK")}), "attestation.tpm.endorsementKey: TPM public area: "},
+		{"EK that is an SRK", byTPM(Individual, "pump-7", swapped), "attestation.tpm.endorsementKey: endorsement key: "},
+		{"SRK that is an EK", byTPM(Individual, "pump-7", ekTwice), "attestation.tpm.storageRootKey: storage root key: "},
+		{"SRK that is no key", byTPM(Individual, "pump-7", &attest.TPM{EndorsementKey: chip.EndorsementKey, StorageRootKey: []byte("SRK")}), "attestation.tpm.storageRootKey: TPM public area: "},
+
+		{"x509 without certificates", individual(func(e *Entry) { e.Attestation = attest.Mechanism{Type: attest.TypeX509} }), "attestation.x509: must have one of"},
+		{"x509 without a use", byCertificates(Individual, "pump-7", "", leaf, nil), "attestation.x509: must have one of"},
+		{"no primary certificate", clientCert(nil, leaf), "attestation.x509.clientCertificates.primary: is missing"},
+		{"no primary CA", signingCert(nil, ca), "attestation.x509.signingCertificates.primary: is missing"},
+		{"no certificate at all", clientCert([]byte("certificate"), nil), "attestation.x509.clientCertificates.primary: is not an X.509 certificate"},
+		{"secondary is none", clientCert(leaf, leaf[:100]), "attestation.x509.clientCertificates.secondary: is not an X.509 certificate"},
+		{"certificate without a name", clientCert(nameless, nil), "attestation.x509.clientCertificates.primary: has no common name"},
+		{"a leaf as CA", signingCert(leaf, nil), `attestation.x509.signingCertificates.primary: "CN=pump-7" is not a CA certificate`},
+		{"a leaf as second CA", signingCert(ca, leaf), `attestation.x509.signingCertificates.secondary: "CN=pump-7" is not a CA certificate`},
+		{"CA of an individual", byCertificates(Individual, "pump-7", attest.SigningCertificates, ca, nil), "attestation.x509: of an individual enrollment must have clientCertificates"},
+		{"leaf of a group", byCertificates(Group, "pumps", attest.ClientCertificates, leaf, nil), "attestation.x509: of an enrollment group must have signingCertificates"},
+		{"CA by name", byCertificates(Group, "pumps", attest.CAReferences, nil, nil), "attestation.x509.caReferences: names a CA certificate that this service does not have"},
+
+		{"nearest hub", individual(func(e *Entry) { e.Allocation = GeoLatency }), "allocationPolicy: is geoLatency, which this service does not offer"},
+		{"webhook", individual(func(e *Entry) { e.Allocation = Custom }), "allocationPolicy: is custom, which this service does not offer"},
+		{"unknown allocation", individual(func(e *Entry) { e.Allocation = "random" }), `allocationPolicy: is "random"`},
+		{"webhook without policy", individual(func(e *Entry) { e.Custom = &CustomAllocation{WebhookURL: "https://x.example"} }), "customAllocationDefinition: is for allocation policy custom"},
+		{"a URL as hub", individual(func(e *Entry) { e.IoTHubs = []string{"hub.example", "https://hub.example"} }), `iotHubs[1]: "https://hub.example" is not a host name`},
+		{"an empty hub", individual(func(e *Entry) { e.IoTHubs = []string{""} }), `iotHubs[0]: "" is not a host name`},
+		{"a path in the hub", individual(func(e *Entry) { e.IoTHub = "hub.example/x" }), "iotHubHostName: "},
+		{"a user in the hub", individual(func(e *Entry) { e.IoTHub = "me@hub.example" }), "iotHubHostName: "},
+		{"a query in the hub", individual(func(e *Entry) { e.IoTHub = "hub.example?x" }), "iotHubHostName: "},
+		{"a space in the hub", individual(func(e *Entry) { e.IoTHub = "hub example" }), "iotHubHostName: "},
+		{"only a port as hub", individual(func(e *Entry) { e.IoTHub = ":443" }), "iotHubHostName: "},
+		{"a line feed in the hub", individual(func(e *Entry) { e.IoTHub = "hub.example\nx" }), "iotHubHostName: "},
+		{"long hub", individual(func(e *Entry) { e.IoTHub = strings.Repeat("a", 256) }), "iotHubHostName: "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := Validate(c.entry)
+			if c.want == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if err == nil || !strings.HasPrefix(err.Error(), c.want) {
+				t.Fatalf("error %v, want %s", err, c.want)
+			}
+			if public := errs.Public(err); public.Kind != errs.Invalid || public.Code != errs.CodeBadRequest {
+				t.Errorf("kind %v and code %d", public.Kind, public.Code)
+			}
+		})
+	}
+}
