@@ -116,6 +116,34 @@ func (s *Service) device(ctx context.Context, hub string, id device.ID) (*Device
 	return d, nil
 }
 
+// MaxDevices is the most identities that one call lists.
+const MaxDevices = 1000
+
+// Devices returns identities, keys included, ordered by ID: the first ones, up
+// to limit and [MaxDevices]. It takes RegistryRead.
+func (s *Service) Devices(ctx context.Context, caller access.Caller, hub string, limit int) ([]*Device, error) {
+	if err := caller.Require(access.RegistryRead); err != nil {
+		return nil, err
+	}
+	ds, err := s.registry.Devices(ctx, hub, "", min(limit, MaxDevices))
+	if err != nil {
+		return nil, fmt.Errorf("listing the devices of %s: %w", hub, err)
+	}
+	return ds, nil
+}
+
+// Statistics counts a hub's devices. It takes RegistryRead.
+func (s *Service) Statistics(ctx context.Context, caller access.Caller, hub string) (Statistics, error) {
+	if err := caller.Require(access.RegistryRead); err != nil {
+		return Statistics{}, err
+	}
+	counted, err := s.registry.Statistics(ctx, hub)
+	if err != nil {
+		return Statistics{}, fmt.Errorf("counting the devices of %s: %w", hub, err)
+	}
+	return counted, nil
+}
+
 // PutDevice creates an identity, when there is no precondition, or replaces
 // what the operator may say about an existing one, when its entity tag
 // satisfies the precondition. It takes RegistryWrite.

@@ -71,6 +71,11 @@ type Registry interface {
 	Device(ctx context.Context, hub string, id device.ID) (*Device, error)
 	// Twin returns the device's twin, or an error of kind errs.NotFound.
 	Twin(ctx context.Context, hub string, id device.ID) (*Twin, error)
+	// Devices returns up to limit identities of a hub with IDs above after, in
+	// the order of the bytes of their IDs.
+	Devices(ctx context.Context, hub string, after device.ID, limit int) ([]*Device, error)
+	// Statistics counts the devices of a hub.
+	Statistics(ctx context.Context, hub string) (Statistics, error)
 	// Change reads the identity and twin (nil, nil when there is none), lets
 	// decide say what they become and writes that, all without another write
 	// to the same device in between. Returning a nil Device removes both. An
@@ -83,6 +88,9 @@ type Registry interface {
 	// with the same commit.
 	Move(ctx context.Context, from Place, hub string, id device.ID, decide func(at *Device, twin *Twin, left *Device, leftTwin *Twin) (*Device, *Twin, error)) error
 }
+
+// Statistics count the devices of a hub.
+type Statistics struct{ Total, Disabled int }
 
 // A Place is a device identity at a hub.
 type Place struct {

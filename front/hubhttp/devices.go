@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -214,14 +215,51 @@ func (a api) deleteDevice(w http.ResponseWriter, r *rest.Request, caller access.
 	return nil
 }
 
+// listDevices answers identities, the first ones up to top.
+func (a api) listDevices(w http.ResponseWriter, r *rest.Request, caller access.Caller, host string) error {
+	limit := hub.MaxDevices
+	if top := r.URL.Query().Get("top"); top != "" {
+		n, err := strconv.ParseUint(top, 10, 31)
+		if err != nil || n == 0 {
+			return invalid("top must be a number from 1 to %d", hub.MaxDevices)
+		}
+		limit = int(n)
+	}
+	ds, err := a.Service.Devices(r.Context(), caller, host, limit)
+	if err != nil {
+		return err
+	}
+	list := make([]deviceJSON, len(ds))
+	for i, d := range ds {
+		list[i] = encodeDevice(d)
+	}
+	return answerJSON(w, list)
+}
+
+func (a api) statistics(w http.ResponseWriter, r *rest.Request, caller access.Caller, host string) error {
+	counted, err := a.Service.Statistics(r.Context(), caller, host)
+	if err != nil {
+		return err
+	}
+	return answerJSON(w, struct {
+		Total    int `json:"totalDeviceCount"`
+		Enabled  int `json:"enabledDeviceCount"`
+		Disabled int `json:"disabledDeviceCount"`
+	}{counted.Total, counted.Total - counted.Disabled, counted.Disabled})
+}
+
 // answer sends a document with its entity tag, which some clients take from the
 // header and some from the body.
 func answer(w http.ResponseWriter, etag string, document any) error {
+	w.Header().Set("ETag", `"`+etag+`"`)
+	return answerJSON(w, document)
+}
+
+func answerJSON(w http.ResponseWriter, document any) error {
 	body, err := json.Marshal(document)
 	if err != nil {
 		return fmt.Errorf("encoding the answer: %w", err)
 	}
-	w.Header().Set("ETag", `"`+etag+`"`)
 	rest.WriteJSON(w, http.StatusOK, body)
 	return nil
 }

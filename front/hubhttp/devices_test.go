@@ -2,6 +2,7 @@ package hubhttp
 
 import (
 	"encoding/json"
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -181,7 +182,7 @@ func TestIdentitiesThatAreRefused(t *testing.T) {
 	s.as("PUT", "/devices/d1", `"`+strings.Repeat("x", maxDevice)).want(t, "too long", 413, errs.CodeTooLarge)
 	s.as("GET", "/devices/d1?x=1", "").want(t, "no api-version", 400, errs.CodeInvalidProtocolVersion)
 	s.as("PATCH", "/devices/d1", `{}`).want(t, "another method", 405, errs.CodeMethodNotAllowed)
-	s.as("GET", "/statistics/devices", "").want(t, "another path", 404, errs.CodeGenericNotFound)
+	s.as("GET", "/statistics/service", "").want(t, "another path", 404, errs.CodeGenericNotFound)
 }
 
 func TestCallersThatAreRefused(t *testing.T) {
@@ -214,6 +215,43 @@ func TestCallersThatAreRefused(t *testing.T) {
 	s.send("GET", "/devices/d1", "", "Authorization", token(s.reader)).want(t, "GET with RegistryRead", 200, 0)
 	twinReader := s.policy("service", access.ServiceConnect)
 	s.send("GET", "/devices/d1", "", "Authorization", token(twinReader)).want(t, "keys with ServiceConnect", 401, errs.CodeUnauthorizedAccess)
+}
+
+func TestListAndStatistics(t *testing.T) {
+	s := start(t)
+	count := func(want string) {
+		t.Helper()
+		r := s.as("GET", "/statistics/devices", "")
+		if r.want(t, "statistics", 200, 0); r.body != want {
+			t.Errorf("%s, want %s", r.body, want)
+		}
+	}
+	count(`{"totalDeviceCount":0,"enabledDeviceCount":0,"disabledDeviceCount":0}`)
+	if r := s.as("GET", "/devices", ""); r.status != 200 || r.body != "[]" {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	var all []string
+	for i, body := range []string{`{}`, `{"status":"disabled"}`, `{}`} {
+		all = append(all, s.as("PUT", fmt.Sprint("/devices/d", i), body).body)
+	}
+	count(`{"totalDeviceCount":3,"enabledDeviceCount":2,"disabledDeviceCount":1}`)
+	for top, want := range map[string]int{"": 3, "top=2&": 2, "top=3&": 3, "top=1000&": 3, "top=5000&": 3} {
+		r := s.as("GET", "/devices/?"+top+"api-version=2021-04-12", "")
+		if r.want(t, top, 200, 0); r.body != "["+strings.Join(all[:want], ",")+"]" {
+			t.Errorf("%s: %s", top, r.body)
+		}
+	}
+	for _, top := range []string{"0", "-1", "x", "1.5", "99999999999"} {
+		s.as("GET", "/devices?top="+top+"&api-version=2021-04-12", "").want(t, top, 400, errs.CodeArgumentInvalid)
+	}
+	service := s.policy("service", access.ServiceConnect|access.RegistryWrite)
+	for _, path := range []string{"/devices", "/statistics/devices"} {
+		s.send("GET", path, "", "Authorization", token(service)).want(t, path+" without RegistryRead", 401, errs.CodeUnauthorizedAccess)
+		s.send("GET", path, "").want(t, path+" without a token", 401, errs.CodeUnauthorizedAccess)
+		s.send("GET", path, "", "Authorization", token(s.reader)).want(t, path+" with RegistryRead", 200, 0)
+		s.as("GET", path, "", "Host", "hub2.example").want(t, path+" of an unknown hub", 401, errs.CodeHubNotFound)
+		s.as("GET", path+"?x=1", "").want(t, path+" without an api-version", 400, errs.CodeInvalidProtocolVersion)
+	}
 }
 
 func TestTwinDocument(t *testing.T) {

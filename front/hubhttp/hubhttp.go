@@ -41,6 +41,8 @@ func New(c Config) http.Handler {
 	a := api{c}
 	return rest.Edge{
 		Routes: []rest.Route{
+			{Method: http.MethodGet, Pattern: "/devices", Serve: a.ofHub("/devices", a.listDevices)},
+			{Method: http.MethodGet, Pattern: "/statistics/devices", Serve: a.ofHub("/statistics/devices", a.statistics)},
 			{Method: http.MethodGet, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.getDevice)},
 			{Method: http.MethodPut, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.putDevice)},
 			{Method: http.MethodDelete, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.deleteDevice)},
@@ -64,20 +66,29 @@ type target struct {
 	id  device.ID
 }
 
-// target also checks the api-version; every operation needs the three.
 func (a api) target(r *rest.Request) (target, error) {
-	if _, err := rest.APIVersion(r.Request); err != nil {
+	h, err := a.host(r)
+	if err != nil {
 		return target{}, err
-	}
-	h, ok := a.Hubs.Hub(rest.Host(r.Request))
-	if !ok {
-		return target{}, errs.New(errs.Denied, errs.CodeHubNotFound, "There is no IoT hub of this name")
 	}
 	id, err := device.ParseID(r.PathValue("id"))
 	if err != nil {
 		return target{}, invalid("The device ID %v", err)
 	}
 	return target{h, id}, nil
+}
+
+// host finds the hub that a request is about. It also checks the api-version,
+// which every operation needs.
+func (a api) host(r *rest.Request) (hub.Host, error) {
+	if _, err := rest.APIVersion(r.Request); err != nil {
+		return hub.Host{}, err
+	}
+	h, ok := a.Hubs.Hub(rest.Host(r.Request))
+	if !ok {
+		return hub.Host{}, errs.New(errs.Denied, errs.CodeHubNotFound, "There is no IoT hub of this name")
+	}
+	return h, nil
 }
 
 // operator wraps an operation of the service API: it finds out who calls about
@@ -88,19 +99,39 @@ func (a api) operator(under string, serve func(http.ResponseWriter, *rest.Reques
 		if err != nil {
 			return err
 		}
-		token, err := rest.Token(r.Request)
-		if err != nil {
-			return err
-		}
-		if token == nil {
-			return errs.New(errs.Denied, errs.CodeUnauthorizedAccess, "Unauthorized: there is no SAS token in the Authorization header")
-		}
-		caller, err := a.Service.AuthenticateCaller(r.Context(), to.hub, under+string(to.id), *token)
+		caller, err := a.caller(r, to.hub, under+string(to.id))
 		if err != nil {
 			return err
 		}
 		return serve(w, r, caller, to)
 	}
+}
+
+// ofHub is operator for an operation about a hub as a whole.
+func (a api) ofHub(resource string, serve func(w http.ResponseWriter, r *rest.Request, caller access.Caller, hub string) error) func(http.ResponseWriter, *rest.Request) error {
+	return func(w http.ResponseWriter, r *rest.Request) error {
+		h, err := a.host(r)
+		if err != nil {
+			return err
+		}
+		caller, err := a.caller(r, h, resource)
+		if err != nil {
+			return err
+		}
+		return serve(w, r, caller, h.Name)
+	}
+}
+
+// caller finds out who calls for a resource of the hub.
+func (a api) caller(r *rest.Request, h hub.Host, resource string) (access.Caller, error) {
+	token, err := rest.Token(r.Request)
+	if err != nil {
+		return access.Caller{}, err
+	}
+	if token == nil {
+		return access.Caller{}, errs.New(errs.Denied, errs.CodeUnauthorizedAccess, "Unauthorized: there is no SAS token in the Authorization header")
+	}
+	return a.Service.AuthenticateCaller(r.Context(), h, resource, *token)
 }
 
 // sender lets a device in, by its token or by the certificate of its TLS

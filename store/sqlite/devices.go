@@ -26,7 +26,11 @@ const (
 		iot_edge = ?8, authentication = ?9, primary_thumbprint = ?10, secondary_thumbprint = ?11, keys = ?12,
 		twin_version = ?13, tags = ?14, desired = ?15, desired_version = ?16, desired_updated = ?17,
 		reported = ?18, reported_version = ?19, reported_updated = ?20 WHERE hub = ?1 AND id = ?2`
-	deleteHome = "DELETE FROM device WHERE hub = ? AND id = ?"
+	deleteHome       = "DELETE FROM device WHERE hub = ? AND id = ?"
+	selectIdentities = "SELECT " + identityColumns + " FROM device WHERE hub = ? AND id > ? ORDER BY id LIMIT ?"
+	// countDevices reads two indexes and no row, and both at one moment.
+	countDevices = `SELECT (SELECT count(*) FROM device WHERE hub = ?1),
+		(SELECT count(*) FROM device WHERE hub = ?1 AND disabled <> 0)`
 )
 
 // A home is one row of the table device, or none: its zero value. Sealed and
@@ -51,6 +55,28 @@ func (s *Store) Device(ctx context.Context, host string, id device.ID) (*hub.Dev
 // Twin implements hub.Registry.
 func (s *Store) Twin(ctx context.Context, host string, id device.ID) (*hub.Twin, error) {
 	return find(ctx, s, deviceNotFound(), readTwin, selectTwin, host, string(id))
+}
+
+// Devices implements hub.Registry.
+func (s *Store) Devices(ctx context.Context, host string, after device.ID, limit int) ([]*hub.Device, error) {
+	return list(ctx, s, func(r *row) (*hub.Device, error) {
+		h, err := s.readIdentity(r)
+		if err != nil {
+			return nil, err
+		}
+		return h.device, nil
+	}, selectIdentities, host, string(after), atMost(limit))
+}
+
+// Statistics implements hub.Registry.
+func (s *Store) Statistics(ctx context.Context, host string) (hub.Statistics, error) {
+	counted, err := list(ctx, s, func(r *row) (hub.Statistics, error) {
+		return hub.Statistics{Total: int(r.number()), Disabled: int(r.number())}, nil
+	}, countDevices, host)
+	if err != nil {
+		return hub.Statistics{}, err
+	}
+	return counted[0], nil
 }
 
 func deviceNotFound() *errs.Error {

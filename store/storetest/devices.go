@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/berth-iot/berth/attest"
@@ -87,6 +89,61 @@ var deviceRules = []rule{
 		noError(t, s.Change(t.Context(), "hub-1", "pump-7", func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) {
 			return nil, nil, nil
 		}))
+	}},
+	{"identities are listed by hub, in the order of their bytes, page by page", func(t *testing.T, s Store) {
+		none, err := s.Devices(t.Context(), "hub-1", "", 10)
+		noError(t, err)
+		same(t, len(none), 0)
+		want := map[string][]*hub.Device{}
+		for _, id := range []device.ID{"b", "a", "$edgeHub", "A", "a!", "ab", "c"} {
+			d, twin := home("hub-1", id)
+			noError(t, putHome(t.Context(), s, d, twin))
+			want["hub-1"] = append(want["hub-1"], d)
+		}
+		other, twin := home("hub-2", "a")
+		noError(t, putHome(t.Context(), s, other, twin))
+		want["hub-2"] = []*hub.Device{other}
+		for host, all := range want {
+			slices.SortFunc(all, func(a, b *hub.Device) int { return strings.Compare(string(a.ID), string(b.ID)) })
+			for _, limit := range []int{1, 3, 7, 100} {
+				var got []*hub.Device
+				for after := device.ID(""); ; after = got[len(got)-1].ID {
+					page, err := s.Devices(t.Context(), host, after, limit)
+					noError(t, err)
+					if got = append(got, page...); len(page) < limit {
+						break
+					}
+				}
+				same(t, got, all)
+			}
+		}
+		none, err = s.Devices(t.Context(), "hub-1", "", 0)
+		noError(t, err)
+		same(t, len(none), 0)
+	}},
+	{"devices are counted by hub and by status", func(t *testing.T, s Store) {
+		count := func(host string, total, disabled int) {
+			t.Helper()
+			got, err := s.Statistics(t.Context(), host)
+			noError(t, err)
+			same(t, got, hub.Statistics{Total: total, Disabled: disabled})
+		}
+		count("hub-1", 0, 0)
+		for i, disabled := range []bool{true, false, false, true} {
+			d, twin := home("hub-1", device.ID("abcd"[i:i+1]))
+			d.Disabled = disabled
+			noError(t, putHome(t.Context(), s, d, twin))
+		}
+		other, twin := home("hub-2", "a")
+		noError(t, putHome(t.Context(), s, other, twin))
+		count("hub-1", 4, 2)
+		count("hub-2", 1, 1)
+		d, twin := home("hub-1", "a")
+		d.Disabled = false
+		noError(t, putHome(t.Context(), s, d, twin))
+		count("hub-1", 4, 1)
+		noError(t, s.Change(t.Context(), "hub-1", "d", func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) { return nil, nil, nil }))
+		count("hub-1", 3, 0)
 	}},
 	{"keys change when and only when they are changed", func(t *testing.T, s Store) {
 		d, twin := home("hub-1", "pump-7")
