@@ -105,14 +105,15 @@ func (f front) query(w http.ResponseWriter, call serviceCall, l listing) error {
 }
 
 // checkQuery accepts every way to ask for everything: no body, an empty query,
-// SELECT with any projection. It refuses a condition, because a client that got
-// everything in spite of one might delete it.
+// "*", as samples of the Node SDK have it, SELECT with any projection. It
+// refuses a condition, because a client that got everything in spite of one
+// might delete it.
 func checkQuery(b []byte) error {
 	spec, err := dpsjson.DecodeQuerySpecification(b)
 	if err != nil {
 		return invalid(err.Error())
 	}
-	if strings.TrimSpace(spec.Query) == "" {
+	if q := strings.TrimSpace(spec.Query); q == "" || q == "*" {
 		return nil
 	}
 	words := strings.FieldsFunc(strings.ToUpper(spec.Query), func(r rune) bool { return r < 'A' || r > 'Z' })
