@@ -20,7 +20,7 @@ const module = "github.com/berth-iot/berth"
 var layers = []string{
 	"errs device",
 	"tpm wire/...",
-	"access attest/... then enroll",
+	"access limit attest/... then enroll",
 	"hsm pki ledger",
 	"provision hub hub/... factory edge/...",
 	"hsm/...",

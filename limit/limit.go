@@ -4,7 +4,10 @@
 package limit
 
 import (
+	"fmt"
 	"net/netip"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -25,6 +28,21 @@ const overflow = "\x00"
 type Rate struct {
 	Events int
 	Period time.Duration
+}
+
+// ParseRate reads a rate as "2000/1s", at most once a nanosecond; "off" is the
+// one that allows everything.
+func ParseRate(s string) (Rate, error) {
+	if s == "off" {
+		return Rate{}, nil
+	}
+	events, period, ok := strings.Cut(s, "/")
+	n, err := strconv.Atoi(events)
+	d, err2 := time.ParseDuration(period)
+	if !ok || err != nil || err2 != nil || n < 1 || int64(d) < int64(n) {
+		return Rate{}, fmt.Errorf("%q is not a rate such as 2000/1s, or off", s)
+	}
+	return Rate{n, d}, nil
 }
 
 // A Limiter counts by key with the generic cell rate algorithm (ITU-T I.371):

@@ -88,3 +88,18 @@ func TestAddress(t *testing.T) {
 		}
 	}
 }
+
+func TestParseRate(t *testing.T) {
+	for text, want := range map[string]Rate{
+		"2000/1s": {2000, time.Second}, "5/10s": {5, 10 * time.Second}, "off": {},
+	} {
+		if got, err := ParseRate(text); err != nil || got != want {
+			t.Errorf("%s: %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "5", "0/1s", "-1/1s", "5/0s", "5/-1s", "5/second", "x/1s", "2/1ns", "99999999999999999999/1s"} {
+		if got, err := ParseRate(text); err == nil {
+			t.Errorf("%q was read as %v", text, got)
+		}
+	}
+}
