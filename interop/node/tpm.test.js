@@ -18,7 +18,7 @@ const registry = Registry.fromConnectionString(berth.hubConnection);
 
 let tpm;
 before(async () => { tpm = await softwareTpm.start('tpm-' + berth.answers); });
-after(() => tpm.stop());
+after(() => tpm?.stop());
 
 // withSecurity runs a test with the SDK's TPM client, and lets go of the TPM.
 async function withSecurity(registrationId, run) {

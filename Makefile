@@ -1,0 +1,46 @@
+# Every target installs the Debian packages it lacks, after asking whoever sits
+# at the terminal; YES=1 answers for them. Go itself must be there.
+#
+#   make demo      a device with a software TPM, from nothing to its hub
+#   make test      all tests with the race detector, then every fuzz target
+#   make interop   unmodified device and service SDKs against a real server
+#   make bench     the measurements
+#   make lint      formatting, layers, vet, staticcheck, shell scripts
+#   make build     bin/berth
+
+# How long each fuzz target runs.
+FUZZTIME ?= 3s
+
+# Go asks git for the version of the build, and fails where git refuses to
+# answer: in somebody else's checkout.
+ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo ok),ok)
+export GOFLAGS += -buildvcs=false
+endif
+
+.PHONY: build demo test interop bench lint clean
+
+build:
+	go build -o bin/ ./cmd/...
+
+demo:
+	scripts/need swtpm
+	$(MAKE) --no-print-directory build
+	bin/berth demo
+
+test:
+	scripts/need gcc =libc6-dev swtpm tpm2_createek=tpm2-tools openssl
+	go test -race -shuffle=on ./...
+	scripts/fuzz $(FUZZTIME)
+
+interop:
+	interop/run
+
+bench:
+	scripts/need swtpm
+	go run ./bench
+
+lint:
+	scripts/lint
+
+clean:
+	rm -rf bin interop/node/node_modules
