@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/berth-iot/berth/access"
@@ -84,7 +85,7 @@ func (e *Enroller) checkGroupLimit(ctx context.Context, next *enroll.Entry, matc
 
 // checkDeviceID keeps a device that has a home from being renamed there.
 func (e *Enroller) checkDeviceID(ctx context.Context, next *enroll.Entry) error {
-	if next.Kind != enroll.Individual || next.DeviceID == "" {
+	if next.Kind != enroll.Individual {
 		return nil
 	}
 	record, err := e.Records.Registration(ctx, next.Scope, next.Key())
@@ -93,10 +94,12 @@ func (e *Enroller) checkDeviceID(ctx context.Context, next *enroll.Entry) error 
 		return nil
 	case err != nil:
 		return err
-	case record.DeviceID != "" && record.DeviceID != next.DeviceID:
-		return errs.New(errs.Invalid, errs.CodeBadRequest, "deviceId: the device has registered as %q; delete its registration record first", record.DeviceID)
+	case record.DeviceID == "" || record.DeviceID == next.DeviceID:
+		return nil
+	case next.DeviceID == "" && strings.EqualFold(string(record.DeviceID), next.ID):
+		return nil // the name it has anyway, in the spelling it first came with
 	}
-	return nil
+	return errs.New(errs.Invalid, errs.CodeBadRequest, "deviceId: the device has registered as %q; delete its registration record first", record.DeviceID)
 }
 
 // Entry returns an enrollment, or an error of kind errs.NotFound.
