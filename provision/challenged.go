@@ -30,7 +30,7 @@ func (c *challenged) remember(l line, srk []byte, at time.Time, lifetime time.Du
 		c.now, c.old, c.since = make(map[line][][]byte), c.now, at
 	}
 	keys := [][]byte{bytes.Clone(srk)}
-	for _, k := range c.now[l] {
+	for _, k := range c.of(l) {
 		if len(keys) < keysPerDevice && !bytes.Equal(k, srk) {
 			keys = append(keys, k)
 		}
@@ -43,6 +43,12 @@ func (c *challenged) remember(l line, srk []byte, at time.Time, lifetime time.Du
 func (c *challenged) recall(l line) [][]byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.of(l)
+}
+
+// of is recall for who holds the lock. What is remembered in the new generation
+// includes what the old one had.
+func (c *challenged) of(l line) [][]byte {
 	if keys := c.now[l]; keys != nil {
 		return keys
 	}
