@@ -1,0 +1,146 @@
+package provision
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/enroll"
+)
+
+const fleet = 20_000
+
+// spread allocates the fleet anew and returns each device's hub.
+func spread(hubs []LinkedHub) []string {
+	at := make([]string, fleet)
+	for i := range at {
+		at[i] = allocate(enroll.Hashed, hubs, device.RegistrationID(fmt.Sprintf("pump-%d", i)), "").Hub
+	}
+	return at
+}
+
+// wantShares holds the hubs to their weights, within five standard deviations
+// of independent draws.
+func wantShares(t *testing.T, at []string, hubs []LinkedHub) {
+	t.Helper()
+	count, total := map[string]int{}, 0
+	for _, host := range at {
+		count[host]++
+	}
+	for _, h := range hubs {
+		total += h.Weight
+	}
+	for _, h := range hubs {
+		p := float64(h.Weight) / float64(total)
+		mean, deviation := fleet*p, math.Sqrt(fleet*p*(1-p))
+		if got := float64(count[h.Host]); math.Abs(got-mean) > 5*deviation {
+			t.Errorf("%s with weight %d of %d has %v devices, %.0f ± %.0f were expected", h.Host, h.Weight, total, got, mean, deviation)
+		}
+	}
+}
+
+func TestHashedAllocationIsWeighted(t *testing.T) {
+	for _, weights := range [][]int{{1}, {1, 1}, {1, 1, 1, 1, 1}, {1, 2, 7}, {1, 1000}, {500, 1000, 250}} {
+		var hubs []LinkedHub
+		for i, w := range weights {
+			hubs = append(hubs, LinkedHub{Host: fmt.Sprintf("hub-%d.example", i), Weight: w, Allocation: true})
+		}
+		wantShares(t, spread(hubs), hubs)
+	}
+}
+
+// A hub that is added takes its share from all the others, and nothing moves
+// between two that were there. A hub that leaves spreads its devices the same
+// way.
+func TestAddedHubMovesItsShareAlone(t *testing.T) {
+	three := []LinkedHub{{"hub-1.example", 1, true}, {"hub-2.example", 2, true}, {"hub-3.example", 3, true}}
+	four := append(three, LinkedHub{"hub-4.example", 2, true})
+	before, after := spread(three), spread(four)
+	moved, from := 0, map[string]int{}
+	for i := range before {
+		if before[i] == after[i] {
+			continue
+		}
+		if moved++; after[i] != "hub-4.example" {
+			t.Fatalf("device %d moved from %s to %s", i, before[i], after[i])
+		}
+		from[before[i]]++
+	}
+	const share = 2.0 / 8
+	if got := float64(moved) / fleet; math.Abs(got-share) > 0.02 {
+		t.Errorf("%.3f of the fleet moved, %.3f was meant", got, share)
+	}
+	for _, h := range three {
+		if got, want := float64(from[h.Host])/float64(moved), float64(h.Weight)/6; math.Abs(got-want) > 0.03 {
+			t.Errorf("%s gave %.3f of them, %.3f was meant", h.Host, got, want)
+		}
+	}
+	wantShares(t, after, four)
+}
+
+// A hub that weighs more keeps every device it had.
+func TestHeavierHubKeepsItsDevices(t *testing.T) {
+	before := spread([]LinkedHub{{"hub-1.example", 1, true}, {"hub-2.example", 1, true}})
+	after := spread([]LinkedHub{{"hub-1.example", 3, true}, {"hub-2.example", 1, true}})
+	for i := range before {
+		if before[i] == "hub-1.example" && after[i] != before[i] {
+			t.Fatalf("device %d left the hub that got heavier", i)
+		}
+	}
+}
+
+func TestAllocate(t *testing.T) {
+	one, two, three := LinkedHub{"hub-1.example", 1, true}, LinkedHub{"Hub-2.example:8443", 1, true}, LinkedHub{"hub-3.example", 0, true}
+	all := []LinkedHub{one, two, three}
+	for _, c := range []struct {
+		name    string
+		policy  enroll.AllocationPolicy
+		hubs    []LinkedHub
+		current string
+		want    string // empty when any will do
+	}{
+		{"hashed: the only one", enroll.Hashed, all[:1], "", "hub-1.example"},
+		{"hashed: a hub without a weight weighs one", enroll.Hashed, []LinkedHub{three}, "", "hub-3.example"},
+		{"hashed: the device stays", enroll.Hashed, all, "hub-3.example", "hub-3.example"},
+		{"hashed: in other letters", enroll.Hashed, all, "hub-2.EXAMPLE:8443", "Hub-2.example:8443"},
+		{"static: the first", enroll.Static, all, "", "hub-1.example"},
+		{"static: the first, wherever the device is", enroll.Static, all, "hub-3.example", "hub-1.example"},
+	} {
+		if got := allocate(c.policy, c.hubs, "pump-7", c.current); got.Hub != c.want || got.Why == "" {
+			t.Errorf("%s: %q (%s), want %q", c.name, got.Hub, got.Why, c.want)
+		}
+	}
+	if got := allocate(enroll.Hashed, nil, "pump-7", "hub-1.example"); got.Hub != "" || got.Why == "" {
+		t.Errorf("without hubs: %q (%s)", got.Hub, got.Why)
+	}
+	// The order of the hubs and the case of their names do not matter.
+	forth := allocate(enroll.Hashed, all, "pump-7", "").Hub
+	back := allocate(enroll.Hashed, []LinkedHub{three, {"HUB-2.example:8443", 1, true}, one}, "pump-7", "").Hub
+	if !strings.EqualFold(forth, back) {
+		t.Errorf("%s one way, %s the other", forth, back)
+	}
+}
+
+func TestCandidates(t *testing.T) {
+	one, two, aside := LinkedHub{"hub-1.example", 1, true}, LinkedHub{"hub-2.example", 1, true}, LinkedHub{"hub-3.example", 1, false}
+	linked := []LinkedHub{one, two, aside}
+	for _, c := range []struct {
+		name  string
+		entry enroll.Entry
+		want  []LinkedHub
+	}{
+		{"all that take part", enroll.Entry{}, []LinkedHub{one, two}},
+		{"those listed, in their order", enroll.Entry{IoTHubs: []string{"HUB-2.example", "hub-1.example"}}, []LinkedHub{two, one}},
+		{"one that takes no part, if listed", enroll.Entry{IoTHubs: []string{"hub-3.example"}}, []LinkedHub{aside}},
+		{"those listed that are linked", enroll.Entry{IoTHubs: []string{"hub-9.example", "hub-2.example"}}, []LinkedHub{two}},
+		{"the pinned one, over a list", enroll.Entry{IoTHub: "hub-1.example", IoTHubs: []string{"hub-2.example"}}, []LinkedHub{one}},
+		{"none", enroll.Entry{IoTHub: "hub-9.example", IoTHubs: []string{"hub-2.example"}}, nil},
+	} {
+		got := candidates(&c.entry, linked)
+		if fmt.Sprint(got) != fmt.Sprint(c.want) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,189 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/errs"
+)
+
+// Devices do not wait for each other; calls of one device do.
+func TestTurnsAreTakenOneAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var turns turns
+		var inside, overlapped, done atomic.Int32
+		begin := time.Now()
+		for range 10 {
+			for _, device := range []device.RegistrationID{"a", "b"} {
+				go func() {
+					release, err := turns.take(t.Context(), line{"0ne00111111", device})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if device == "a" && inside.Add(1) > 1 {
+						overlapped.Add(1)
+					}
+					<-time.After(time.Second) // the hub takes its time, by a clock that costs none
+					if device == "a" {
+						inside.Add(-1)
+					}
+					release()
+					done.Add(1)
+				}()
+			}
+		}
+		synctest.Wait()
+		if n := inLine(&turns); n != 2 {
+			t.Errorf("%d devices are in line", n)
+		}
+		<-time.After(time.Minute)
+		synctest.Wait()
+		if overlapped.Load() != 0 || done.Load() != 20 {
+			t.Errorf("%d calls overlapped, %d were done", overlapped.Load(), done.Load())
+		}
+		if took := time.Since(begin); took != time.Minute {
+			t.Errorf("it took %v", took)
+		}
+		if n := inLine(&turns); n != 0 {
+			t.Errorf("%d devices are remembered with nobody in line", n)
+		}
+	})
+}
+
+func inLine(t *turns) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.lines)
+}
+
+func TestTurnIsNotWaitedForLongerThanTheCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var turns turns
+		l := line{"0ne00111111", "a"}
+		release, err := turns.take(t.Context(), l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := turns.take(ctx, l); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("waiting gave %v", err)
+		}
+		release()
+		if inLine(&turns) != 0 {
+			t.Error("a line was left behind")
+		}
+		again, err := turns.take(t.Context(), l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again()
+	})
+}
+
+// Strangers can be challenged as often as they like: the table is forgotten a
+// generation at a time.
+func TestTableOfChallengesIsBounded(t *testing.T) {
+	var c challenged
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	most := 0
+	for i := range 5*maxChallenged/2 + 1 {
+		c.remember(line{"0ne00111111", device.RegistrationID(fmt.Sprint(i))}, []byte("srk"), now, time.Minute)
+		most = max(most, len(c.now)+len(c.old))
+	}
+	if most > 2*maxChallenged {
+		t.Errorf("%d devices were remembered at once", most)
+	}
+	at := func(i int) int { return len(c.recall(line{"0ne00111111", device.RegistrationID(fmt.Sprint(i))})) }
+	if at(0) != 0 || at(5*maxChallenged/2) != 1 || at(3*maxChallenged/2) != 1 {
+		t.Errorf("the first has %d keys, one of the generation before %d, the last %d", at(0), at(3*maxChallenged/2), at(5*maxChallenged/2))
+	}
+}
+
+func TestChallengesOfOneDevice(t *testing.T) {
+	const lifetime = 10 * time.Minute
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	own, others := line{"0ne00111111", "a"}, line{"0ne00222222", "a"}
+	type step struct {
+		l     line
+		srk   string
+		after time.Duration // since the start
+	}
+	for _, c := range []struct {
+		name  string
+		steps []step
+		want  string
+	}{
+		{"none", nil, "[]"},
+		{"another scope's", []step{{others, "x", 0}}, "[]"},
+		{"one", []step{{own, "x", 0}}, "[x]"},
+		{"one twice", []step{{own, "x", 0}, {own, "x", 1}}, "[x]"},
+		{"two, newest first", []step{{own, "x", 0}, {own, "y", 1}}, "[y x]"},
+		{"the first again", []step{{own, "x", 0}, {own, "y", 1}, {own, "x", 2}}, "[x y]"},
+		{"the oldest of three is forgotten", []step{{own, "x", 0}, {own, "y", 1}, {own, "z", 2}}, "[z y]"},
+		{"of the generation before", []step{{own, "x", 0}, {others, "y", lifetime + 1}}, "[x]"},
+		{"of both generations", []step{{own, "x", 0}, {own, "y", lifetime + 1}}, "[y x]"},
+		{"of two generations before", []step{{own, "x", 0}, {others, "y", lifetime + 1}, {others, "y", 2*lifetime + 2}}, "[]"},
+	} {
+		var table challenged
+		for _, s := range c.steps {
+			table.remember(s.l, []byte(s.srk), now.Add(s.after), lifetime)
+		}
+		if got := fmt.Sprintf("%s", table.recall(own)); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+	// What is remembered is the table's own.
+	var table challenged
+	srk := []byte("x")
+	table.remember(own, srk, now, lifetime)
+	srk[0] = 'y'
+	if got := table.recall(own); string(got[0]) != "x" {
+		t.Errorf("remembered %s", got)
+	}
+}
+
+func TestJournalIsBounded(t *testing.T) {
+	j := NewJournal(3)
+	for i := range 10 {
+		j.add(Decision{Scope: "0ne00111111", RegistrationID: "Pump-7", TrackingID: errs.TrackingID(fmt.Sprint("T", i))})
+		found := j.find("0ne00111111", "pump-7")
+		want := ""
+		for n := i; n >= 0 && n > i-3; n-- {
+			want += fmt.Sprint("T", n, " ")
+		}
+		got := ""
+		for _, d := range found {
+			got += string(d.TrackingID) + " "
+		}
+		if got != want {
+			t.Errorf("after %d decisions: %s, want %s", i+1, got, want)
+		}
+	}
+	if len(j.find("0ne00111111", "t9")) != 1 || len(j.find("0ne00111111", "T6")) != 0 {
+		t.Error("a decision is found by its tracking ID until it is forgotten")
+	}
+	if len(j.find("0ne00222222", "pump-7")) != 0 || len(j.find("0ne00222222", "T9")) != 0 {
+		t.Error("another scope's decisions are found")
+	}
+}
+
+func TestDecisionsAreBounded(t *testing.T) {
+	huge := fmt.Sprintf("%01000d", 0)
+	d := Decision{Presented: huge}
+	d.conclude(Outcome{}, errs.New(errs.Denied, errs.CodeUnauthorizedAccess, "Unauthorized").WithCause(errors.New("why")))
+	if len(d.Presented) > 520 || d.Cause != "why" || d.Accepted {
+		t.Errorf("concluded %+v", d)
+	}
+	r := Registrar{Config: Config{Now: time.Now}}
+	if got := r.decision(Request{ID: huge, Scope: huge}, "register"); len(got.RegistrationID) > 128 || got.Scope != "" {
+		t.Errorf("%d characters of ID, scope %q", len(got.RegistrationID), got.Scope)
+	}
+}
