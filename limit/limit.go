@@ -68,9 +68,10 @@ func New(r Rate) *Limiter {
 }
 
 // Take counts one event of key at now. It returns zero when that is within the
-// rate, and otherwise how long to wait, without having counted it.
+// rate, and otherwise how long to wait, without having counted it. A nil
+// limiter allows everything.
 func (l *Limiter) Take(key string, now time.Time) (wait time.Duration) {
-	if l.every == 0 {
+	if l == nil || l.every == 0 {
 		return 0
 	}
 	l.mu.Lock()

@@ -34,11 +34,25 @@ type Decision struct {
 	Allocation     string          `json:"allocation,omitempty"`
 	Hub            string          `json:"hub,omitempty"` // the hub's answer
 	Outcome        string          `json:"outcome"`
+	Result         Result          `json:"result"`
 	Accepted       bool            `json:"accepted"`
 	ErrorCode      errs.Code       `json:"errorCode,omitempty"`
 	Cause          string          `json:"cause,omitempty"` // what the device was not told
 	Fix            string          `json:"fix,omitempty"`   // what would change the outcome: sentences, and commands each on a line of its own
 }
+
+// A Result is what a call came to, in a word.
+type Result string
+
+// The results.
+const (
+	ResultAssigned   Result = "assigned"
+	ResultChallenged Result = "challenged"
+	ResultDisabled   Result = "disabled"
+	ResultFailed     Result = "failed"
+	ResultRefused    Result = "refused"
+	ResultError      Result = "error" // ours, not the device's
+)
 
 // Considered is one enrollment that was looked at.
 type Considered struct {
@@ -56,26 +70,28 @@ func (d *Decision) consider(e *enroll.Entry, decided bool, findings []attest.Fin
 	d.Considered = append(d.Considered, Considered{e.Kind, e.ID, decided, findings})
 }
 
-// conclude writes the end of the story.
+// end says what the call came to.
+func (d *Decision) end(result Result, format string, args ...any) {
+	d.Result, d.Outcome = result, string(result)+fmt.Sprintf(format, args...)
+	d.Accepted = result == ResultAssigned || result == ResultChallenged
+}
+
+// conclude writes the end of a story that has none yet.
 func (d *Decision) conclude(out Outcome, err error) {
 	switch {
 	case err != nil:
 		public := errs.Public(err)
-		d.Outcome, d.ErrorCode = "refused: "+public.Message, public.Code
-		if cause := errors.Unwrap(public); cause != nil {
-			d.Cause = cause.Error()
-		} else if public.Kind == errs.Internal {
+		d.end(ResultRefused, ": %s", public.Message)
+		if public.Kind == errs.Internal || public.Kind == errs.Unavailable {
+			d.end(ResultError, ": %s", public.Message)
 			d.Cause = err.Error()
+		} else if cause := errors.Unwrap(public); cause != nil {
+			d.Cause = cause.Error()
 		}
+		d.ErrorCode = public.Code
 	case out.Challenge != nil:
-		d.Accepted, d.Fix = true, "" // nothing is wrong yet
-		d.Outcome = "challenged: the device must sign with a key sealed to its TPM"
-	default:
-		r := out.Operation.Registration
-		d.Accepted = d.Outcome == ""
-		if d.Outcome == "" {
-			d.Outcome = fmt.Sprintf("%s to %s as %s", r.Status, r.Hub, r.DeviceID)
-		}
+		d.Fix = "" // nothing is wrong yet
+		d.end(ResultChallenged, ": the device must sign with a key sealed to its TPM")
 	}
 	if len(d.Presented) > 512 {
 		d.Presented = d.Presented[:512] + "…"

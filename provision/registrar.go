@@ -24,7 +24,7 @@ const pollAfter = 3 * time.Second
 // of other sizes would be new to clients.
 const hubKeySize = 32
 
-// A Config is what a Registrar works with. All members are needed.
+// A Config is what a Registrar works with. All members but Observe are needed.
 type Config struct {
 	Enrollments EnrollmentReader
 	Records     Records
@@ -40,6 +40,8 @@ type Config struct {
 	// AnswerAtOnce puts the assignment into the answer to the register call.
 	// Otherwise a device learns it by polling, as from the original service.
 	AnswerAtOnce bool
+	// Observe is told what every register call came to.
+	Observe func(Result)
 }
 
 // A Registrar is the devices' side of the service.
@@ -63,6 +65,9 @@ func (r *Registrar) Register(ctx context.Context, req Request) (Outcome, error) 
 	out, err := r.register(ctx, req, &d)
 	d.conclude(out, err)
 	r.Journal.add(d)
+	if r.Observe != nil {
+		r.Observe(d.Result)
+	}
 	return out, err
 }
 
@@ -127,7 +132,7 @@ func (r *Registrar) admit(ctx context.Context, c claimant, a *admission, d *Deci
 	}
 	if a.entry.Disabled {
 		record.Status = Disabled
-		d.Outcome = fmt.Sprintf("disabled: %s %q is disabled", a.entry.Kind, a.entry.ID)
+		d.end(ResultDisabled, ": %s %q is disabled", a.entry.Kind, a.entry.ID)
 		d.Fix = fixDisabled(a.entry)
 	} else if err := r.assign(ctx, c, a, before, record, d); err != nil {
 		return Outcome{}, err
@@ -220,6 +225,7 @@ func (r *Registrar) assign(ctx context.Context, c claimant, a *admission, before
 	d.Hub = assignment.Hub + " accepted the identity"
 	record.Status, record.Hub, record.DeviceID = Assigned, assignment.Hub, assignment.DeviceID
 	record.Substatus = substatus(before, assignment)
+	d.end(ResultAssigned, " to %s as %s", record.Hub, record.DeviceID)
 	return nil
 }
 
@@ -293,7 +299,8 @@ func (r *Registrar) credential(a *admission, to *Assignment, record *Registratio
 
 func (r *Registration) fail(e *errs.Error, d *Decision) {
 	r.Status, r.ErrorCode, r.ErrorMessage = Failed, e.Code, e.Message
-	d.Outcome, d.ErrorCode = "failed: "+e.Message, e.Code
+	d.end(ResultFailed, ": %s", e.Message)
+	d.ErrorCode = e.Code
 }
 
 func substatus(before *Registration, to *Assignment) Substatus {

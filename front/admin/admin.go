@@ -21,6 +21,7 @@ import (
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/front/internal/rest"
+	"github.com/berth-iot/berth/limit"
 	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/wire/sas"
 )
@@ -60,6 +61,11 @@ type Config struct {
 	// Draining is closed when the server wants its requests to end.
 	Draining <-chan struct{}
 
+	// Addresses bounds the calls of one address; nil for no bound.
+	Addresses *limit.Limiter
+	// Observe is told of every request; nil for nobody.
+	Observe func(method, route string, status int, took time.Duration)
+
 	Logger *slog.Logger
 	Random io.Reader // for tracking IDs
 	Now    func() time.Time
@@ -79,10 +85,12 @@ func New(c Config) http.Handler {
 			{Method: http.MethodDelete, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.unlink)},
 			{Method: http.MethodGet, Pattern: "/berth/v1/hubs/{host}/messages", Serve: f.operator(f.messages)},
 		},
-		Refuse: refuse,
-		Logger: c.Logger,
-		Random: c.Random,
-		Now:    c.Now,
+		Refuse:    refuse,
+		Addresses: c.Addresses,
+		Observe:   c.Observe,
+		Logger:    c.Logger,
+		Random:    c.Random,
+		Now:       c.Now,
 	}.Handler()
 }
 

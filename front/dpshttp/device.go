@@ -9,6 +9,7 @@ import (
 	"github.com/berth-iot/berth/attest"
 	"github.com/berth-iot/berth/front/internal/dps"
 	"github.com/berth-iot/berth/front/internal/rest"
+	"github.com/berth-iot/berth/limit"
 	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/wire/dpsjson"
 )
@@ -25,7 +26,7 @@ func (f front) deviceRoutes() []rest.Route {
 // register always answers 202, even when the outcome is final: strict clients
 // take nothing else.
 func (f front) register(w http.ResponseWriter, r *rest.Request) error {
-	request, err := deviceRequestWithBody(w, r)
+	request, err := f.deviceRequestWithBody(w, r)
 	if err != nil {
 		return err
 	}
@@ -42,7 +43,7 @@ func (f front) register(w http.ResponseWriter, r *rest.Request) error {
 
 // poll ignores the body: one client sends {} with its GET.
 func (f front) poll(w http.ResponseWriter, r *rest.Request) error {
-	request, err := deviceRequest(r)
+	request, err := f.deviceRequest(r)
 	if err != nil {
 		return err
 	}
@@ -54,7 +55,7 @@ func (f front) poll(w http.ResponseWriter, r *rest.Request) error {
 }
 
 func (f front) lookup(w http.ResponseWriter, r *rest.Request) error {
-	request, err := deviceRequestWithBody(w, r)
+	request, err := f.deviceRequestWithBody(w, r)
 	if err != nil {
 		return err
 	}
@@ -78,8 +79,13 @@ func answerOutcome(w http.ResponseWriter, o provision.Outcome, apiVersion string
 	return answer(w, status, dps.Operation(o.Operation, apiVersion))
 }
 
-// deviceRequest reads everything of a device's request but the body.
-func deviceRequest(r *rest.Request) (provision.Request, error) {
+// deviceRequest counts a device's request and reads everything of it but the
+// body.
+func (f front) deviceRequest(r *rest.Request) (provision.Request, error) {
+	caller := limit.Address(r.RemoteAddr) + " " + strings.ToLower(r.PathValue("idScope")+" "+r.PathValue("id"))
+	if wait := f.Devices.Take(caller, f.Now()); wait > 0 {
+		return provision.Request{}, rest.TooManyRequests(wait)
+	}
 	version, err := rest.APIVersion(r.Request)
 	if err != nil {
 		return provision.Request{}, err
@@ -106,8 +112,8 @@ func deviceRequest(r *rest.Request) (provision.Request, error) {
 	return request, nil
 }
 
-func deviceRequestWithBody(w http.ResponseWriter, r *rest.Request) (provision.Request, error) {
-	request, err := deviceRequest(r)
+func (f front) deviceRequestWithBody(w http.ResponseWriter, r *rest.Request) (provision.Request, error) {
+	request, err := f.deviceRequest(r)
 	if err != nil {
 		return provision.Request{}, err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/berth-iot/berth/attest/tpmid"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/limit"
 	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/tpm"
 	"github.com/berth-iot/berth/wire/sas"
@@ -382,4 +383,26 @@ func csr(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return base64.StdEncoding.EncodeToString(der)
+}
+
+// A device in a loop is slowed, and neither other devices behind its address
+// nor somebody who uses its name elsewhere.
+func TestDevicesAreLimited(t *testing.T) {
+	s := newServer(t)
+	s.front.Devices = limit.New(limit.Rate{Events: 2, Period: 10 * time.Second})
+	s.Handler = New(s.front)
+	token := s.enrollKey("dev-1")
+	other := s.enrollKey("dev-2")
+	s.want(202, request("PUT", registerPath("dev-1"), token, ""))
+	s.want(202, request("PUT", registerPath("DEV-1"), token, ""))
+	refused := s.want(429, request("PUT", registerPath("dev-1"), token, ""))
+	if refused.json["errorCode"] != 429000.0 || refused.header.Get("Retry-After") != "5" {
+		t.Errorf("%s, Retry-After %q", refused.body, refused.header.Get("Retry-After"))
+	}
+	s.want(202, request("PUT", registerPath("dev-2"), other, ""))
+	elsewhere := request("PUT", registerPath("dev-1"), token, "")
+	elsewhere.RemoteAddr = "198.51.100.9:4000"
+	s.want(202, elsewhere)
+	s.now = s.now.Add(5 * time.Second)
+	s.want(202, request("PUT", registerPath("dev-1"), token, ""))
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/berth-iot/berth/front/internal/dps"
 	"github.com/berth-iot/berth/front/internal/rest"
 	"github.com/berth-iot/berth/hsm"
+	"github.com/berth-iot/berth/limit"
 	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/wire/dpsjson"
 )
@@ -67,9 +68,15 @@ type Config struct {
 	// PublicURL is where devices reach this server: "https://dps.example", with
 	// the port if it is not 443. It stands in Location headers.
 	PublicURL string
-	Now       func() time.Time
-	Logger    *slog.Logger
-	Random    io.Reader
+	// Addresses bounds the calls of one address, Devices those of one device
+	// from one address. A device is named by whoever calls: counting it alone,
+	// a stranger could use up the calls of another's device. Nil for no bound.
+	Addresses, Devices *limit.Limiter
+	// Observe is told of every request; nil for nobody.
+	Observe func(method, route string, status int, took time.Duration)
+	Now     func() time.Time
+	Logger  *slog.Logger
+	Random  io.Reader
 }
 
 type front struct{ Config }
@@ -81,15 +88,15 @@ func New(c Config) http.Handler {
 	// scope is never "registrations".
 	routes := f.serviceRoutes()
 	routes = append(routes, f.deviceRoutes()...)
-	return rest.Edge{Routes: routes, Refuse: f.refuse, Logger: c.Logger, Random: c.Random, Now: c.Now}.Handler()
+	return rest.Edge{
+		Routes: routes, Refuse: f.refuse, Addresses: c.Addresses, Observe: c.Observe,
+		Logger: c.Logger, Random: c.Random, Now: c.Now,
+	}.Handler()
 }
 
 func (f front) refuse(w http.ResponseWriter, r *rest.Request, err error) {
 	code := dps.Code(err)
 	rest.SetHeader(w.Header(), rest.HeaderErrorCode, strconv.Itoa(int(code)))
-	if wait := errs.Public(err).RetryAfter; wait > 0 {
-		rest.SetRetryAfter(w.Header(), wait)
-	}
 	body, err := dpsjson.Encode(dps.Error(err, r.TrackingID, f.Now()))
 	if err != nil {
 		panic(err) // strings and numbers have a JSON form

@@ -169,6 +169,7 @@ type server struct {
 	now   time.Time
 	log   bytes.Buffer
 	token string // of the policy with all rights
+	front Config // what Handler was made of
 }
 
 // challengeWindow is that of the server.
@@ -191,7 +192,7 @@ func newServer(t *testing.T, settings ...func(*provision.Config)) *server {
 	for _, set := range settings {
 		set(&config)
 	}
-	s.Handler = New(Config{
+	s.front = Config{
 		Registrar: provision.NewRegistrar(config),
 		Enroller: provision.NewEnroller(provision.EnrollerConfig{
 			Store: s.store, Records: s.store, Journal: journal, Now: clock, Random: rand.Reader}),
@@ -203,7 +204,8 @@ func newServer(t *testing.T, settings ...func(*provision.Config)) *server {
 		Now:       clock,
 		Logger:    slog.New(slog.NewTextHandler(&s.log, nil)),
 		Random:    rand.Reader,
-	})
+	}
+	s.Handler = New(s.front)
 	s.token = s.policyToken("owner", access.AllProvisioning)
 	return s
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/front/internal/rest"
 	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/limit"
 )
 
 // Hubs knows the hubs of this process.
@@ -29,9 +30,15 @@ type Hubs interface {
 type Config struct {
 	Service *hub.Service
 	Hubs    Hubs
-	Logger  *slog.Logger
-	Random  io.Reader // for tracking IDs
-	Now     func() time.Time
+
+	// Addresses bounds the calls of one address; nil for no bound.
+	Addresses *limit.Limiter
+	// Observe is told of every request; nil for nobody.
+	Observe func(method, route string, status int, took time.Duration)
+
+	Logger *slog.Logger
+	Random io.Reader // for tracking IDs
+	Now    func() time.Time
 }
 
 // New returns the handler of every hub that c.Hubs knows; the Host header says
@@ -51,10 +58,12 @@ func New(c Config) http.Handler {
 			{Method: http.MethodPut, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.putTwin)},
 			{Method: http.MethodPost, Pattern: "/devices/{id}/messages/events", Serve: a.postEvents},
 		},
-		Refuse: a.refuse,
-		Logger: c.Logger,
-		Random: c.Random,
-		Now:    c.Now,
+		Refuse:    a.refuse,
+		Addresses: c.Addresses,
+		Observe:   c.Observe,
+		Logger:    c.Logger,
+		Random:    c.Random,
+		Now:       c.Now,
 	}.Handler()
 }
 

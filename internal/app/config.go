@@ -15,6 +15,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/limit"
 )
 
 // A Config is the whole configuration of a server, read from berth.toml. The
@@ -36,12 +37,17 @@ type Config struct {
 	DrainTimeout Duration `toml:"drain_timeout"`
 
 	TLS          TLSConfig          `toml:"tls"`
+	Limits       LimitsConfig       `toml:"limits"`
+	Metrics      MetricsConfig      `toml:"metrics"`
 	Provisioning ProvisioningConfig `toml:"provisioning"`
 	Telemetry    TelemetryConfig    `toml:"telemetry"`
 	Log          LogConfig          `toml:"log"`
 
 	// Data is the directory of the configuration file; it is not in the file.
 	Data string `toml:"-"`
+	// Now is the server's clock, the system's where it is nil. It is not in the
+	// file.
+	Now func() time.Time `toml:"-"`
 }
 
 // TLSConfig names the server's certificates.
@@ -68,6 +74,23 @@ type ProvisioningConfig struct {
 	AnswerAtOnce bool `toml:"answer_at_once"`
 	// Decisions is how many decisions are remembered for berth explain.
 	Decisions int `toml:"decisions"`
+}
+
+// LimitsConfig bounds how often callers may call. What is over a limit is
+// answered 429 with Retry-After. A rate is "2000/1s", or "off".
+type LimitsConfig struct {
+	// PerAddress bounds all calls of one address; for IPv6, of one /64 network.
+	// A factory's devices may all come from one.
+	PerAddress string `toml:"per_address"`
+	// PerDevice bounds the registrations and polls of one device.
+	PerDevice string `toml:"per_device"`
+}
+
+// MetricsConfig says where metrics can be read.
+type MetricsConfig struct {
+	// Listen is the address of a plain HTTP listener for Prometheus, "127.0.0.1:9464";
+	// empty for none. It asks nobody who they are.
+	Listen string `toml:"listen"`
 }
 
 // TelemetryConfig bounds the built-in stream.
@@ -103,6 +126,7 @@ func DefaultConfig() Config {
 		DrainTimeout:   Duration(20 * time.Second),
 		TLS:            TLSConfig{Certificates: []CertificateFiles{{serverCertFile, serverKeyFile}}},
 		Provisioning:   ProvisioningConfig{ChallengeWindow: Duration(5 * time.Minute), AnswerAtOnce: true, Decisions: 4096},
+		Limits:         LimitsConfig{PerAddress: "2000/1s", PerDevice: "50/10s"},
 		Telemetry:      TelemetryConfig{Retention: Duration(7 * 24 * time.Hour)},
 		Log:            LogConfig{Level: "info", Format: "text"},
 	}
@@ -172,6 +196,17 @@ func (c Config) Validate() error {
 	if n := c.Provisioning.Decisions; n < 1 || n > 1<<20 {
 		fault("provisioning.decisions", "must be between 1 and 1048576")
 	}
+	if _, err := limit.ParseRate(c.Limits.PerAddress); err != nil {
+		fault("limits.per_address", "%v", err)
+	}
+	if _, err := limit.ParseRate(c.Limits.PerDevice); err != nil {
+		fault("limits.per_device", "%v", err)
+	}
+	if c.Metrics.Listen != "" {
+		if _, _, err := net.SplitHostPort(c.Metrics.Listen); err != nil {
+			fault("metrics.listen", "%q is not address:port", c.Metrics.Listen)
+		}
+	}
 	if c.Telemetry.Retention <= 0 {
 		fault("telemetry.retention", "must be above zero")
 	}
@@ -183,6 +218,14 @@ func (c Config) Validate() error {
 		fault("log.format", "is %q; text and json are known", c.Log.Format)
 	}
 	return errors.Join(faults...)
+}
+
+// clock is what the server takes the time from.
+func (c Config) clock() func() time.Time {
+	if c.Now != nil {
+		return c.Now
+	}
+	return time.Now
 }
 
 // path resolves a path of the configuration file.

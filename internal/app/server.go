@@ -24,6 +24,7 @@ import (
 	"github.com/berth-iot/berth/front/hubhttp"
 	"github.com/berth-iot/berth/hsm/soft"
 	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/limit"
 	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/store/sqlite"
 )
@@ -48,6 +49,8 @@ type Server struct {
 	handler  http.Handler
 	tls      *tls.Config
 	listener net.Listener
+	metrics  *metrics
+	scrapes  net.Listener // for Prometheus, or nil
 	ready    atomic.Bool
 	draining chan struct{}
 }
@@ -56,7 +59,7 @@ type Server struct {
 // certificates and begins to listen. Run serves; Close is for a server that
 // never ran.
 func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_ *Server, err error) {
-	s := &Server{config: c, logger: logger, draining: make(chan struct{})}
+	s := &Server{config: c, logger: logger, metrics: newMetrics(version), draining: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -86,38 +89,51 @@ func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_
 	if s.listener, err = net.Listen("tcp", c.Listen); err != nil {
 		return nil, listenError(c.Listen, err)
 	}
+	if c.Metrics.Listen != "" {
+		if s.scrapes, err = net.Listen("tcp", c.Metrics.Listen); err != nil {
+			return nil, listenError(c.Metrics.Listen, err)
+		}
+	}
 	return s, nil
 }
 
 // assemble wires the services to the store and the fronts to the services.
 func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) http.Handler {
+	perAddress, _ := limit.ParseRate(s.config.Limits.PerAddress) // Validate read them
+	perDevice, _ := limit.ParseRate(s.config.Limits.PerDevice)
+	addresses := limit.New(perAddress)
+	now := s.config.clock()
 	journal := provision.NewJournal(s.config.Provisioning.Decisions)
 	hubService := hub.New(hub.Config{
-		Registry: s.store, Stream: s.store, Policies: s.store, Now: time.Now, Random: rand.Reader,
+		Registry: s.store, Stream: s.store, Policies: s.store, Now: now, Random: rand.Reader,
 	})
 	s.hubs.service = hubService
 	registrar := provision.NewRegistrar(provision.Config{
 		Enrollments: s.store, Records: s.store, Scopes: s.store, Hubs: s.hubs, Secrets: key,
-		Journal: journal, Now: time.Now, Random: rand.Reader,
+		Journal: journal, Now: now, Random: rand.Reader,
 		ChallengeWindow: time.Duration(s.config.Provisioning.ChallengeWindow),
 		AnswerAtOnce:    s.config.Provisioning.AnswerAtOnce,
+		Observe:         s.metrics.registered,
 	})
 	enroller := provision.NewEnroller(provision.EnrollerConfig{
-		Store: s.store, Records: s.store, Journal: journal, Now: time.Now, Random: rand.Reader,
+		Store: s.store, Records: s.store, Journal: journal, Now: now, Random: rand.Reader,
 	})
 	return mux{
 		dps: dpshttp.New(dpshttp.Config{
 			Registrar: registrar, Enroller: enroller, Policies: s.store, Secrets: key, Scope: scope,
 			Hosts: s.config.Hosts, PublicURL: "https://" + s.config.Hosts[0] + portSuffix(s.config.Listen),
-			Now: time.Now, Logger: s.logger, Random: rand.Reader,
+			Addresses: addresses, Devices: limit.New(perDevice), Observe: s.metrics.of("dps"),
+			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 		hub: hubhttp.New(hubhttp.Config{
-			Service: hubService, Hubs: s.hubs, Now: time.Now, Logger: s.logger, Random: rand.Reader,
+			Service: hubService, Hubs: s.hubs, Addresses: addresses, Observe: s.metrics.of("hub"),
+			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 		admin: admin.New(admin.Config{
 			Scope: scope, Hosts: s.config.Hosts, Policies: s.store, Decisions: enroller, Links: s.hubs, Messages: s.store,
 			Version: version, Ready: s.isReady, Draining: s.draining,
-			Now: time.Now, Logger: s.logger, Random: rand.Reader,
+			Addresses: addresses, Observe: s.metrics.of("admin"),
+			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 	}
 }
@@ -173,6 +189,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return s.drain(server)
 	})
 	g.Go(func() error { return s.trim(ctx) })
+	if s.scrapes != nil {
+		g.Go(func() error { return s.metrics.serve(ctx, s.scrapes, s.logger) })
+	}
 	s.ready.Store(true)
 	s.logger.Info("serving", "address", s.listener.Addr().String(), "host", s.config.Hosts[0], "id_scope", s.config.IDScope)
 	return g.Wait()
@@ -196,7 +215,7 @@ func (s *Server) trim(ctx context.Context) error {
 	tick := time.NewTicker(trimInterval)
 	defer tick.Stop()
 	for {
-		n, err := s.store.Trim(ctx, time.Now().Add(-time.Duration(s.config.Telemetry.Retention)))
+		n, err := s.store.Trim(ctx, s.config.clock()().Add(-time.Duration(s.config.Telemetry.Retention)))
 		switch {
 		case err != nil && ctx.Err() == nil:
 			s.logger.Error("trimming telemetry", "error", err)
@@ -221,8 +240,11 @@ func (s *Server) isReady(context.Context) error {
 // Close releases the listener and the store.
 func (s *Server) Close() error {
 	var faults []error
-	if s.listener != nil {
-		if err := s.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+	for _, l := range []net.Listener{s.listener, s.scrapes} {
+		if l == nil {
+			continue
+		}
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			faults = append(faults, err)
 		}
 	}

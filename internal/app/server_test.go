@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// start runs a fresh server and returns its configuration and an HTTPS client
-// that trusts it.
-func start(t *testing.T) (Config, string, *http.Client) {
+// start runs a fresh server and returns its configuration, the server, and an
+// HTTPS client that trusts it.
+func start(t *testing.T, change ...func(*Config)) (Config, *Server, *http.Client) {
 	t.Helper()
 	data := filepath.Join(t.TempDir(), "data")
 	err := Init(t.Context(), InitOptions{Data: data, Hosts: []string{"localhost", "127.0.0.1"}, Listen: "127.0.0.1:0"}, time.Now())
@@ -26,6 +26,9 @@ func start(t *testing.T) (Config, string, *http.Client) {
 	config, err := LoadConfig(data)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range change {
+		f(&config)
 	}
 	s, err := Open(t.Context(), config, "test", slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err != nil {
@@ -48,11 +51,11 @@ func start(t *testing.T) (Config, string, *http.Client) {
 	roots.AppendCertsFromPEM(pem)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
 	t.Cleanup(client.CloseIdleConnections)
-	return config, s.Address().String(), client
+	return config, s, client
 }
 
 func TestEveryAPIAnswersOnTheOneListener(t *testing.T) {
-	config, address, client := start(t)
+	config, server, client := start(t)
 	for path, want := range map[string]int{
 		"/healthz": 200,
 		"/readyz":  200,
@@ -63,7 +66,7 @@ func TestEveryAPIAnswersOnTheOneListener(t *testing.T) {
 		"/berth/v1/hubs":                                                              401,
 		"/nothing":                                                                    404,
 	} {
-		resp, err := client.Get("https://" + address + path)
+		resp, err := client.Get("https://" + server.Address().String() + path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,6 +74,42 @@ func TestEveryAPIAnswersOnTheOneListener(t *testing.T) {
 		resp.Body.Close()
 		if resp.StatusCode != want {
 			t.Errorf("%s: %d, want %d: %s", path, resp.StatusCode, want, body)
+		}
+	}
+}
+
+// What is counted has names that a stranger cannot choose.
+func TestMetrics(t *testing.T) {
+	_, server, client := start(t, func(c *Config) { c.Metrics.Listen = "127.0.0.1:0" })
+	for _, method := range []string{"GET", "BREW"} {
+		r, err := http.NewRequest(method, "https://"+server.Address().String()+"/0neffffffff/registrations/some-name/operations/1?api-version=2021-06-01", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	resp, err := http.Get("http://" + server.scrapes.Addr().String() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	for _, want := range []string{
+		`berth_http_requests_total{api="dps",method="GET",route="/{idScope}/registrations/{id}/operations/{operationId}",status="404"} 1`,
+		`berth_http_requests_total{api="dps",method="other",route="none",status="405"} 1`,
+		`berth_build_info{version="test"} 1`,
+	} {
+		if !strings.Contains(string(body), want) {
+			t.Errorf("missing: %s", want)
+		}
+	}
+	for _, secret := range []string{"some-name", "BREW"} {
+		if strings.Contains(string(body), secret) {
+			t.Errorf("%q, which a stranger chose, is in the metrics", secret)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/limit"
 )
 
 // A Request is an HTTP request and the name it goes by in answers, logs and
@@ -41,6 +42,13 @@ type Edge struct {
 	// those of the routes, unknown paths and methods, and recovered panics.
 	Refuse func(w http.ResponseWriter, r *Request, err error)
 
+	// Addresses bounds how often one address may call, before anything is read
+	// of the request; nil for no bound.
+	Addresses *limit.Limiter
+	// Observe is told of every request when it is over; nil for nobody. route is
+	// a pattern, or "none".
+	Observe func(method, route string, status int, took time.Duration)
+
 	Logger *slog.Logger
 	Random io.Reader // for tracking IDs
 	Now    func() time.Time
@@ -65,15 +73,21 @@ func (e Edge) serve(t table, w http.ResponseWriter, hr *http.Request) {
 	SetHeader(rec.Header(), HeaderRequestID, string(id))
 	rec.Header().Set("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
 
+	if wait := e.Addresses.Take(limit.Address(hr.RemoteAddr), start); err == nil && wait > 0 {
+		err = TooManyRequests(wait)
+	}
 	var stack []byte
 	if err == nil {
 		stack, err = guarded(func() error { return t.serve(rec, r) })
 	}
 	answered := rec.status != 0
 	if err != nil && !answered {
+		if wait := errs.Public(err).RetryAfter; wait > 0 {
+			SetRetryAfter(rec.Header(), wait)
+		}
 		e.Refuse(rec, r, err)
 	}
-	e.log(r, rec.status, e.Now().Sub(start), err, stack)
+	e.end(r, rec.status, e.Now().Sub(start), err, stack)
 	if err != nil && answered {
 		panic(http.ErrAbortHandler) // half an answer must not look like a whole one
 	}
@@ -89,15 +103,27 @@ func guarded(f func() error) (stack []byte, err error) {
 	return nil, f()
 }
 
-func (e Edge) log(r *Request, status int, took time.Duration, err error, stack []byte) {
+// TooManyRequests is the refusal of a call over a rate limit.
+func TooManyRequests(wait time.Duration) error {
+	e := errs.New(errs.Busy, 0, "Too many requests; try again later.")
+	e.RetryAfter = wait
+	return e
+}
+
+// end logs and counts a request.
+func (e Edge) end(r *Request, status int, took time.Duration, err error, stack []byte) {
 	route := r.Pattern
 	if route == "" {
 		route = "none"
 	}
+	status = max(status, http.StatusOK)
+	if e.Observe != nil {
+		e.Observe(r.Method, route, status, took)
+	}
 	attrs := []slog.Attr{
 		slog.String("method", r.Method),
 		slog.String("route", route),
-		slog.Int("status", max(status, http.StatusOK)),
+		slog.Int("status", status),
 		slog.Duration("duration", took),
 		slog.String("tracking_id", string(r.TrackingID)),
 		slog.String("remote", r.RemoteAddr),
@@ -105,8 +131,11 @@ func (e Edge) log(r *Request, status int, took time.Duration, err error, stack [
 	level := slog.LevelInfo
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))
-		if errs.KindOf(err) == errs.Internal && !gone(r, err) {
+		switch kind := errs.KindOf(err); {
+		case kind == errs.Internal && !gone(r, err):
 			level = slog.LevelError
+		case kind == errs.Busy:
+			level = slog.LevelDebug // a flood must not become a flood of lines
 		}
 	}
 	if stack != nil {

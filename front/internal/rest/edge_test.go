@@ -10,11 +10,13 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/limit"
 )
 
 // an exchange is one request through an edge and what it left behind.
@@ -173,5 +175,55 @@ func TestNoRandomnessNoService(t *testing.T) {
 	e.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/a", nil))
 	if w.Code != 500 || w.Body.Len() != 0 {
 		t.Errorf("answer %d %s", w.Code, w.Body)
+	}
+}
+
+// One address that calls too often is told when to come again; another one is
+// served meanwhile.
+func TestAddressesAreLimited(t *testing.T) {
+	served := 0
+	var seen []int
+	e := Edge{
+		Routes: []Route{{Method: "GET", Pattern: "/x", Serve: func(w http.ResponseWriter, _ *Request) error {
+			served++
+			WriteJSON(w, http.StatusOK, []byte("{}"))
+			return nil
+		}}},
+		Refuse: func(w http.ResponseWriter, _ *Request, err error) {
+			if errs.KindOf(err) != errs.Busy {
+				t.Errorf("refused with %v", err)
+			}
+			WriteJSON(w, http.StatusTooManyRequests, []byte("{}"))
+		},
+		Addresses: limit.New(limit.Rate{Events: 2, Period: 10 * time.Second}),
+		Observe: func(method, route string, status int, _ time.Duration) {
+			seen = append(seen, status)
+			if method != "GET" || status == http.StatusOK && route != "/x" {
+				t.Errorf("observed %s %s %d", method, route, status)
+			}
+		},
+		Logger: slog.New(slog.DiscardHandler), Random: rand.Reader, Now: func() time.Time { return time.Unix(1700000000, 0) },
+	}
+	call := func(remote string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("GET", "/x", nil)
+		r.RemoteAddr = remote
+		w := httptest.NewRecorder()
+		e.Handler().ServeHTTP(w, r)
+		return w
+	}
+	for i, want := range []int{200, 200, 429, 429} {
+		w := call("192.0.2.1:" + strconv.Itoa(5000+i))
+		if w.Code != want {
+			t.Errorf("call %d: %d, want %d", i+1, w.Code, want)
+		}
+		if after := w.Header().Get("Retry-After"); want == 429 && after != "5" {
+			t.Errorf("call %d: Retry-After is %q", i+1, after)
+		}
+	}
+	if w := call("192.0.2.2:5000"); w.Code != http.StatusOK {
+		t.Errorf("another address: %d", w.Code)
+	}
+	if served != 3 || len(seen) != 5 {
+		t.Errorf("served %d, observed %v", served, seen)
 	}
 }

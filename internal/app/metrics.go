@@ -1,0 +1,85 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/berth-iot/berth/provision"
+)
+
+// metrics are what Prometheus can read of this process. No label has a value
+// that a stranger can choose.
+type metrics struct {
+	registry      *prometheus.Registry
+	requests      *prometheus.CounterVec
+	seconds       *prometheus.HistogramVec
+	registrations *prometheus.CounterVec
+}
+
+func newMetrics(version string) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_http_requests_total", Help: "HTTP requests that ended, by API, route and status.",
+		}, []string{"api", "method", "route", "status"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "berth_http_request_duration_seconds", Help: "How long HTTP requests took, by API and route.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10},
+		}, []string{"api", "route"}),
+		registrations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_registrations_total", Help: "Register calls of devices, by what they came to.",
+		}, []string{"result"}),
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "berth_build_info", Help: "Always 1; the version is in the label.",
+		ConstLabels: prometheus.Labels{"version": version},
+	})
+	build.Set(1)
+	m.registry.MustRegister(m.requests, m.seconds, m.registrations, build,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// methods are those that routes have; any other a stranger made up.
+var methods = map[string]bool{"GET": true, "PUT": true, "POST": true, "PATCH": true, "DELETE": true}
+
+// of returns what counts the requests of one API.
+func (m *metrics) of(api string) func(method, route string, status int, took time.Duration) {
+	return func(method, route string, status int, took time.Duration) {
+		if !methods[method] {
+			method = "other"
+		}
+		m.requests.WithLabelValues(api, method, route, strconv.Itoa(status)).Inc()
+		m.seconds.WithLabelValues(api, route).Observe(took.Seconds())
+	}
+}
+
+// registered counts a register call.
+func (m *metrics) registered(result provision.Result) {
+	m.registrations.WithLabelValues(string(result)).Inc()
+}
+
+// serve answers Prometheus until ctx ends.
+func (m *metrics) serve(ctx context.Context, l net.Listener, logger *slog.Logger) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	server := &http.Server{
+		Handler: mux, ReadHeaderTimeout: handshakeTimeout, ReadTimeout: requestTimeout, WriteTimeout: answerTimeout,
+		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
