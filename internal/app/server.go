@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -47,7 +46,7 @@ type Server struct {
 	store    *sqlite.Store
 	hubs     *hubs
 	handler  http.Handler
-	tls      *tls.Config
+	tls      *certificates
 	listener net.Listener
 	metrics  *metrics
 	scrapes  net.Listener // for Prometheus, or nil
@@ -69,7 +68,7 @@ func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_
 	if err != nil {
 		return nil, err
 	}
-	if s.tls, err = serverTLS(c); err != nil {
+	if s.tls, err = loadCertificates(c); err != nil {
 		return nil, err
 	}
 	if s.store, err = sqlite.Open(ctx, c.path(databaseFile), key); err != nil {
@@ -163,7 +162,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	server := &http.Server{
 		Handler:           s.handler,
-		TLSConfig:         s.tls,
+		TLSConfig:         s.tls.config(),
 		ReadHeaderTimeout: handshakeTimeout,
 		ReadTimeout:       requestTimeout,
 		WriteTimeout:      answerTimeout,
@@ -189,6 +188,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return s.drain(server)
 	})
 	g.Go(func() error { return s.trim(ctx) })
+	g.Go(func() error { return s.tls.watch(ctx, s.logger) })
 	if s.scrapes != nil {
 		g.Go(func() error { return s.metrics.serve(ctx, s.scrapes, s.logger) })
 	}
@@ -252,29 +252,6 @@ func (s *Server) Close() error {
 		faults = append(faults, s.store.Close())
 	}
 	return errors.Join(faults...)
-}
-
-// serverTLS asks every client for a certificate and verifies none: a
-// self-signed leaf is legal in an individual enrollment, and the attestation
-// rules judge chains with reasons an operator can read.
-func serverTLS(c Config) (*tls.Config, error) {
-	t := &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		ClientAuth: tls.RequestClientCert,
-		NextProtos: []string{"http/1.1"},
-	}
-	for _, f := range c.TLS.Certificates {
-		key := c.path(f.Key)
-		if info, err := os.Stat(key); err == nil && info.Mode().Perm()&0o077 != 0 {
-			return nil, fmt.Errorf("%s can be read by others; run: chmod 600 %s", key, key)
-		}
-		pair, err := tls.LoadX509KeyPair(c.path(f.Certificate), key)
-		if err != nil {
-			return nil, fmt.Errorf("loading the server certificate %s: %w", c.path(f.Certificate), err)
-		}
-		t.Certificates = append(t.Certificates, pair)
-	}
-	return t, nil
 }
 
 func listenError(address string, err error) error {
