@@ -21,6 +21,8 @@ type Error struct {
 	Name string
 	// Message is the service's text, shortened and without control characters.
 	Message string
+	// Body is the whole answer, shortened and without control characters.
+	Body string
 	// TrackingID names the request in the service's logs, if it gave one.
 	TrackingID string
 	// RetryAfter is how long the service asked to be left alone; zero if it

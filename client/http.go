@@ -19,7 +19,7 @@ type HTTP struct {
 	// oldest version.
 	Transport *http.Transport
 	// Attempts is how often one request is made before giving up on network
-	// errors and on answers 429 and 5xx; zero means 5.
+	// errors and on answers 408, 429 and 5xx; zero means 5.
 	Attempts int
 	// Timeout bounds one attempt; zero means a minute.
 	Timeout time.Duration

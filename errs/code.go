@@ -19,7 +19,7 @@ func (c Code) Name() string {
 }
 
 // The codes this project raises. IoT Hub and DPS document more; a number
-// appears here when something answers with it.
+// appears here when something answers with it, or passes it on from a linked hub.
 const (
 	CodeBadRequest             Code = 400000
 	CodeInvalidProtocolVersion Code = 400001
@@ -35,6 +35,8 @@ const (
 	CodeDeviceUnauthorized Code = 401003
 
 	CodeForbidden      Code = 403000
+	CodeHubSuspended   Code = 403001
+	CodeQuotaExceeded  Code = 403002
 	CodeDeviceDisabled Code = 403012
 
 	CodeGenericNotFound      Code = 404000
@@ -52,6 +54,7 @@ const (
 	CodePreconditionFailed   Code = 412001
 	CodeTooLarge             Code = 413000
 	CodeMessageTooLarge      Code = 413001
+	CodeTooManyDevices       Code = 413002
 	CodeUnsupportedMediaType Code = 415000
 	CodeTooManyRequests      Code = 429000
 	CodeThrottling           Code = 429001
@@ -74,6 +77,8 @@ var codeNames = map[Code]string{
 	CodeUnauthorizedAccess:     "IotHubUnauthorizedAccess",
 	CodeDeviceUnauthorized:     "IotHubUnauthorized",
 	CodeForbidden:              "GenericForbidden",
+	CodeHubSuspended:           "IotHubSuspended",
+	CodeQuotaExceeded:          "IotHubQuotaExceeded",
 	CodeDeviceDisabled:         "DeviceDisabled",
 	CodeGenericNotFound:        "GenericNotFound",
 	CodeDeviceNotFound:         "DeviceNotFound",
@@ -88,6 +93,7 @@ var codeNames = map[Code]string{
 	CodePreconditionFailed:     "PreconditionFailed",
 	CodeTooLarge:               "GenericRequestEntityTooLarge",
 	CodeMessageTooLarge:        "MessageTooLarge",
+	CodeTooManyDevices:         "TooManyDevices",
 	CodeUnsupportedMediaType:   "GenericUnsupportedMediaType",
 	CodeTooManyRequests:        "GenericTooManyRequests",
 	CodeThrottling:             "ThrottlingException",

@@ -215,7 +215,8 @@ func (r *Registrar) assign(ctx context.Context, c claimant, a *admission, before
 	}
 	err = r.Hubs.Assign(ctx, *assignment)
 	if err != nil {
-		if errs.KindOf(err) == errs.Internal || errs.KindOf(err) == errs.Unavailable {
+		switch errs.KindOf(err) {
+		case errs.Internal, errs.Unavailable, errs.Busy:
 			return fmt.Errorf("assigning to %s: %w", assignment.Hub, err)
 		}
 		record.fail(errs.Public(err), d)

@@ -365,9 +365,11 @@ func TestHubThatIsDownChangesNothing(t *testing.T) {
 	if d := s.decisions("pump-7")[0]; !strings.Contains(d.Cause, "connection refused") || strings.Contains(d.Outcome, "refused: connection") {
 		t.Errorf("the decision is %+v", d)
 	}
-	s.refusal = errs.New(errs.Unavailable, errs.CodeServiceUnavailable, "try again")
-	if _, err := s.registrar.Register(t.Context(), request("pump-7", s.token(key(1), "pump-7"))); errs.KindOf(err) != errs.Unavailable || s.record("pump-7") != nil {
-		t.Errorf("error %v, record %+v", err, s.record("pump-7"))
+	for kind, code := range map[errs.Kind]errs.Code{errs.Unavailable: errs.CodeServiceUnavailable, errs.Busy: errs.CodeThrottling} {
+		s.refusal = errs.New(kind, code, "try again")
+		if _, err := s.registrar.Register(t.Context(), request("pump-7", s.token(key(1), "pump-7"))); errs.KindOf(err) != kind || s.record("pump-7") != nil {
+			t.Errorf("error %v, record %+v", err, s.record("pump-7"))
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 // Package service is the SDK for operators' programs: it creates, reads,
 // changes and lists the enrollments and registrations of an Azure IoT Hub Device
-// Provisioning Service (DPS) or of Berth, with the DPS service REST API.
+// Provisioning Service (DPS) or of Berth, with the DPS service REST API; and the
+// identities and twins of an IoT hub, with [NewHub].
 //
 //	c, err := service.New("HostName=…;SharedAccessKeyName=…;SharedAccessKey=…", client.HTTP{})
 //	…

@@ -28,7 +28,7 @@ const (
 		reported = ?18, reported_version = ?19, reported_updated = ?20 WHERE hub = ?1 AND id = ?2`
 	deleteHome       = "DELETE FROM device WHERE hub = ? AND id = ?"
 	selectIdentities = "SELECT " + identityColumns + " FROM device WHERE hub = ? AND id > ? ORDER BY id LIMIT ?"
-	// countDevices reads two indexes and no row, and both at one moment.
+	// countDevices counts both at one moment, and reads indexes: rows are long.
 	countDevices = `SELECT (SELECT count(*) FROM device WHERE hub = ?1),
 		(SELECT count(*) FROM device WHERE hub = ?1 AND disabled <> 0)`
 )

@@ -11,6 +11,9 @@ import (
 	"github.com/berth-iot/berth/errs"
 )
 
+// maxBody is how many characters of a refusal are kept.
+const maxBody = 2048
+
 // Refusal makes an error of an answer. It knows the body of DPS,
 //
 //	{"errorCode":404201,"trackingId":"…","message":"…"}
@@ -24,7 +27,7 @@ import (
 //
 //	{"error":{"kind":"not found","code":404000,"message":"…","trackingId":"…"}}
 func Refusal(a *Answer) *client.Error {
-	e := &client.Error{Status: a.Status, RetryAfter: retryAfter(a.Header)}
+	e := &client.Error{Status: a.Status, Body: Printable(string(a.Body), maxBody), RetryAfter: retryAfter(a.Header)}
 	body := errorBody(a.Body)
 	if nested := strings.TrimSpace(body.message); strings.HasPrefix(nested, "{") {
 		if inner := errorBody([]byte(nested)); inner != (fields{}) {

@@ -322,7 +322,8 @@ func (c *Client) repeat(ctx context.Context, r Request, once func(context.Contex
 
 func worthRepeating(err error, repeatable bool) bool {
 	if refused, ok := errors.AsType[*client.Error](err); ok {
-		return refused.Status == http.StatusTooManyRequests || refused.Status >= 500 && repeatable
+		failed := refused.Status >= 500 || refused.Status == http.StatusRequestTimeout
+		return refused.Status == http.StatusTooManyRequests || failed && repeatable
 	}
 	if _, ok := errors.AsType[networkError](err); !ok {
 		return false

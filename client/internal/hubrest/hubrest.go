@@ -1,0 +1,152 @@
+// Package hubrest makes the calls of the IoT Hub service REST API that
+// operators' programs and the provisioning service share.
+package hubrest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/berth-iot/berth/client"
+	"github.com/berth-iot/berth/client/internal/rest"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/wire/hubjson"
+)
+
+const (
+	query     = "?api-version=2021-04-12"
+	maxAnswer = 1 << 20 // bytes
+)
+
+// AnyETag is the entity tag that matches whatever is there.
+const AnyETag = "*"
+
+// A Hub is an operator's access to one hub. It is safe for concurrent use.
+type Hub struct {
+	// Resume says that a write whose answer was lost may be made again: its
+	// caller understands what the second one finds.
+	Resume bool
+
+	rest      *rest.Client
+	authorize func(context.Context) (string, error)
+}
+
+// New returns the access that s grants; it does not connect.
+func New(s rest.ConnectionString, o client.HTTP) (*Hub, error) {
+	r, err := rest.New(s.Host, nil, o)
+	if err != nil {
+		return nil, err
+	}
+	return &Hub{rest: r, authorize: s.Authorize()}, nil
+}
+
+// Device returns an identity, keys included.
+func (h *Hub) Device(ctx context.Context, id device.ID) (*hubjson.Device, error) {
+	var d hubjson.Device
+	err := h.call(ctx, request{method: http.MethodGet, collection: "/devices/", id: id, repeatable: true}, &d)
+	if err == nil && d.DeviceID != id {
+		err = errors.New("the answer is about another device")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading device %s: %w", id, err)
+	}
+	return &d, nil
+}
+
+// PutDevice creates an identity when etag is empty, or else replaces the one
+// that has it.
+func (h *Hub) PutDevice(ctx context.Context, d hubjson.Device, etag string) (*hubjson.Device, error) {
+	var put hubjson.Device
+	err := h.call(ctx, request{method: http.MethodPut, collection: "/devices/", id: d.DeviceID, etag: etag, body: d, repeatable: h.Resume}, &put)
+	if err != nil {
+		return nil, fmt.Errorf("writing device %s: %w", d.DeviceID, err)
+	}
+	return &put, nil
+}
+
+// DeleteDevice removes an identity if it has the entity tag, or in any case if
+// that is empty. After a lost answer it is repeated.
+func (h *Hub) DeleteDevice(ctx context.Context, id device.ID, etag string) error {
+	err := h.call(ctx, request{method: http.MethodDelete, collection: "/devices/", id: id, etag: etag, repeatable: true}, nil)
+	if err != nil {
+		return fmt.Errorf("deleting device %s: %w", id, err)
+	}
+	return nil
+}
+
+// Twin returns a device's twin.
+func (h *Hub) Twin(ctx context.Context, id device.ID) (*hubjson.Twin, error) {
+	var t hubjson.Twin
+	if err := h.call(ctx, request{method: http.MethodGet, collection: "/twins/", id: id, repeatable: true}, &t); err != nil {
+		return nil, fmt.Errorf("reading the twin of %s: %w", id, err)
+	}
+	return &t, nil
+}
+
+// PatchTwin merges c into the twin, if that has the entity tag or etag is empty.
+func (h *Hub) PatchTwin(ctx context.Context, id device.ID, c hubjson.TwinChange, etag string) (*hubjson.Twin, error) {
+	return h.writeTwin(ctx, http.MethodPatch, id, c, etag)
+}
+
+// ReplaceTwin writes c over the twin's tags and desired properties, if that has
+// the entity tag or etag is empty.
+func (h *Hub) ReplaceTwin(ctx context.Context, id device.ID, c hubjson.TwinChange, etag string) (*hubjson.Twin, error) {
+	return h.writeTwin(ctx, http.MethodPut, id, c, etag)
+}
+
+func (h *Hub) writeTwin(ctx context.Context, method string, id device.ID, c hubjson.TwinChange, etag string) (*hubjson.Twin, error) {
+	var t hubjson.Twin
+	err := h.call(ctx, request{method: method, collection: "/twins/", id: id, etag: etag, body: c, repeatable: h.Resume}, &t)
+	if err != nil {
+		return nil, fmt.Errorf("writing the twin of %s: %w", id, err)
+	}
+	return &t, nil
+}
+
+// Statistics counts the hub's devices.
+func (h *Hub) Statistics(ctx context.Context) (hubjson.Statistics, error) {
+	var s hubjson.Statistics
+	if err := h.call(ctx, request{method: http.MethodGet, collection: "/statistics/", id: "devices", repeatable: true}, &s); err != nil {
+		return s, fmt.Errorf("reading the statistics: %w", err)
+	}
+	return s, nil
+}
+
+type request struct {
+	method, collection string
+	id                 device.ID
+	etag               string // empty for no If-Match
+	body               any    // nil for none
+	repeatable         bool
+}
+
+// call makes a request and reads the answer into v, unless that is nil.
+func (h *Hub) call(ctx context.Context, r request, v any) error {
+	// Dots are legal in device IDs, and lead elsewhere in paths.
+	if _, err := device.ParseID(string(r.id)); err != nil {
+		return fmt.Errorf("the device ID %w", err)
+	} else if r.id == "." || r.id == ".." {
+		return errors.New("the device ID cannot be said in a URL")
+	}
+	call := rest.Request{
+		Method: r.method, Path: r.collection + url.PathEscape(string(r.id)) + query,
+		Header: http.Header{}, Authorize: h.authorize, Repeatable: r.repeatable, MaxAnswer: maxAnswer,
+	}
+	if r.etag != "" {
+		call.Header.Set("If-Match", `"`+r.etag+`"`)
+	}
+	if r.body != nil {
+		var err error
+		if call.Body, err = json.Marshal(r.body); err != nil {
+			return err
+		}
+	}
+	answer, err := h.rest.Do(ctx, call)
+	if err != nil || v == nil {
+		return err
+	}
+	return answer.JSON(v)
+}
