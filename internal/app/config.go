@@ -140,7 +140,7 @@ func LoadConfig(data string) (Config, error) {
 	path := filepath.Join(data, configFile)
 	meta, err := toml.DecodeFile(path, &c)
 	if errors.Is(err, os.ErrNotExist) {
-		return c, fmt.Errorf("%s does not exist; make a data directory with: berth init --data %s --host NAME", path, data)
+		return c, fmt.Errorf("%w: make a data directory with: berth init --data %s --host NAME", err, data)
 	}
 	if err != nil {
 		return c, fmt.Errorf("reading %s: %w", path, err)

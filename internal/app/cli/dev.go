@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -72,19 +73,25 @@ func (t *terminal) dev(ctx context.Context, keep, listen string) error {
 
 // devConfig makes the data directory if it is not there.
 func devConfig(ctx context.Context, data, listen string) (app.Config, error) {
+	if kept, err := app.LoadConfig(data); err == nil {
+		if listen != "" && listen != kept.Listen {
+			return app.Config{}, fmt.Errorf("the server kept in %s listens on %s, and its hub is named after that; leave --listen out, or keep the data elsewhere", data, kept.Listen)
+		}
+		return kept, nil
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return app.Config{}, err
+	}
 	if listen == "" {
 		listen = freeAddress("127.0.0.1:443", "127.0.0.1:8443", "127.0.0.1:0")
 	} else {
 		listen = freeAddress(listen) // port 0 becomes a number, which the hub's name needs
 	}
-	if _, err := os.Stat(filepath.Join(data, "berth.toml")); errors.Is(err, os.ErrNotExist) {
-		err := app.Init(ctx, app.InitOptions{
-			Data: data, Hosts: []string{devHost, "127.0.0.1"}, Listen: listen,
-			Config: func(c *app.Config) { c.Log.Level = "warn" },
-		}, time.Now())
-		if err != nil {
-			return app.Config{}, err
-		}
+	err := app.Init(ctx, app.InitOptions{
+		Data: data, Hosts: []string{devHost, "127.0.0.1"}, Listen: listen,
+		Config: func(c *app.Config) { c.Log.Level = "warn" },
+	}, time.Now())
+	if err != nil {
+		return app.Config{}, err
 	}
 	return app.LoadConfig(data)
 }
