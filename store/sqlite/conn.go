@@ -3,17 +3,14 @@ package sqlite
 import (
 	"context"
 	"database/sql/driver"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
-	"time"
 
 	engine "modernc.org/sqlite"
 	result "modernc.org/sqlite/lib"
 
-	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/store/internal/record"
 )
 
 // A conn is one connection with its prepared statements, used by one goroutine
@@ -101,7 +98,7 @@ func (c *conn) exec(query string, args ...any) error {
 
 // each calls use with every row the query returns, until use returns an error.
 // The row is only valid until use returns.
-func (c *conn) each(use func(*row) error, query string, args ...any) (err error) {
+func (c *conn) each(use func(*record.Row) error, query string, args ...any) (err error) {
 	s, err := c.prepare(query)
 	if err != nil {
 		return sorted(err)
@@ -125,7 +122,7 @@ func (c *conn) each(use func(*row) error, query string, args ...any) (err error)
 		case err != nil:
 			return sorted(err)
 		}
-		if err := use(&row{s.row}); err != nil {
+		if err := use(record.NewRow(s.row)); err != nil {
 			return err
 		}
 	}
@@ -142,110 +139,26 @@ func (c *conn) named(args []any) []driver.NamedValue {
 // number returns the one integer a query returns, or zero when it returns
 // nothing.
 func (c *conn) number(query string, args ...any) (n int64, err error) {
-	err = c.each(func(r *row) error { n = r.number(); return nil }, query, args...)
+	err = c.each(func(r *record.Row) error { n = r.Number(); return nil }, query, args...)
 	return n, err
 }
 
 // one reads the one row a query returns, or returns nil when there is none.
-func one[T any](c *conn, read func(*row) (*T, error), query string, args ...any) (found *T, err error) {
-	err = c.each(func(r *row) error { found, err = read(r); return err }, query, args...)
+func one[T any](c *conn, read func(*record.Row) (*T, error), query string, args ...any) (found *T, err error) {
+	err = c.each(func(r *record.Row) error { found, err = read(r); return err }, query, args...)
 	return found, err
 }
 
 // all reads the rows a query returns.
-func all[T any](c *conn, read func(*row) (T, error), query string, args ...any) ([]T, error) {
+func all[T any](c *conn, read func(*record.Row) (T, error), query string, args ...any) ([]T, error) {
 	var found []T
-	err := c.each(func(r *row) error {
+	err := c.each(func(r *record.Row) error {
 		v, err := read(r)
 		found = append(found, v)
 		return err
 	}, query, args...)
 	return found, err
 }
-
-// A row hands out its columns from left to right. What it returns is the
-// caller's own.
-type row struct{ rest []driver.Value }
-
-func (r *row) next() driver.Value {
-	v := r.rest[0]
-	r.rest = r.rest[1:]
-	return v
-}
-
-func (r *row) text() string  { s, _ := r.next().(string); return s }
-func (r *row) number() int64 { n, _ := r.next().(int64); return n }
-func (r *row) flag() bool    { return r.number() != 0 }
-
-func (r *row) blob() []byte {
-	b, ok := r.next().([]byte)
-	if ok && b == nil {
-		return []byte{} // as the driver returns an empty BLOB
-	}
-	return b
-}
-
-func (r *row) json() json.RawMessage {
-	if s, ok := r.next().(string); ok {
-		return json.RawMessage(s)
-	}
-	return nil
-}
-
-// decode reads JSON into v, which stays as it is where the column is NULL.
-func (r *row) decode(v any) error {
-	if s, ok := r.next().(string); ok {
-		return json.Unmarshal([]byte(s), v)
-	}
-	return nil
-}
-
-func (r *row) time() time.Time {
-	if n, ok := r.next().(int64); ok {
-		return time.Unix(0, n).UTC()
-	}
-	return time.Time{}
-}
-
-func jsonText(raw json.RawMessage) any {
-	if raw == nil {
-		return nil
-	}
-	return string(raw)
-}
-
-// encoded returns v as JSON text, or NULL. It is for types that always encode.
-func encoded(v any, null bool) any {
-	if null {
-		return nil
-	}
-	text, err := json.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	return string(text)
-}
-
-func nanoseconds(t time.Time) any {
-	if t.IsZero() {
-		return nil
-	}
-	return unixNano(t)
-}
-
-// unixNano keeps to the years that nanoseconds reach, 1678 to 2261.
-func unixNano(t time.Time) int64 {
-	switch y := t.UTC().Year(); {
-	case y < 1678:
-		return math.MinInt64
-	case y > 2261:
-		return math.MaxInt64
-	}
-	return t.UnixNano()
-}
-
-// atMost is the argument of LIMIT, to which a negative number means no limit.
-func atMost(limit int) int64 { return int64(max(limit, 0)) }
 
 // sorted gives the errors of the engine that may go away a kind that says so.
 func sorted(err error) error {
@@ -256,13 +169,9 @@ func sorted(err error) error {
 	switch e.Code() & 0xff {
 	case result.SQLITE_BUSY, result.SQLITE_LOCKED, result.SQLITE_FULL, result.SQLITE_IOERR, result.SQLITE_NOMEM,
 		result.SQLITE_READONLY, result.SQLITE_CANTOPEN:
-		return unavailable().WithCause(err)
+		return record.Unavailable().WithCause(err)
 	}
 	return err
-}
-
-func unavailable() *errs.Error {
-	return errs.New(errs.Unavailable, errs.CodeServiceUnavailable, "The service is unavailable; try again later.")
 }
 
 func isForeignKey(err error) bool {

@@ -22,6 +22,7 @@ import (
 	"github.com/berth-iot/berth/hsm/soft"
 	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/provision"
+	"github.com/berth-iot/berth/store/internal/record"
 )
 
 const (
@@ -225,8 +226,8 @@ func (a *acknowledged) check(t *testing.T, s *Store) {
 	t.Helper()
 	ctx := t.Context()
 	err := s.read(ctx, func(c *conn) error {
-		return c.each(func(r *row) error {
-			if report := r.text(); report != "ok" {
+		return c.each(func(r *record.Row) error {
+			if report := r.Text(); report != "ok" {
 				t.Errorf("integrity check: %s", report)
 			}
 			return nil

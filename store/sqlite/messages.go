@@ -2,12 +2,10 @@ package sqlite
 
 import (
 	"context"
-	"math"
-	"sync"
 	"time"
 
-	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/store/internal/record"
 )
 
 // trimBatch bounds how many messages one transaction removes, so that other
@@ -15,9 +13,9 @@ import (
 const trimBatch = 1000
 
 const (
-	selectMessages    = "SELECT sequence, hub, device_id, enqueued, system, properties, body FROM message WHERE sequence > ? ORDER BY sequence LIMIT ?"
-	selectHubMessages = "SELECT sequence, hub, device_id, enqueued, system, properties, body FROM message WHERE hub = ? AND sequence > ? ORDER BY sequence LIMIT ?"
-	insertMessage     = "INSERT INTO message (sequence, hub, device_id, enqueued, system, properties, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+	selectMessages    = "SELECT " + record.MessageColumns + " FROM message WHERE sequence > ? ORDER BY sequence LIMIT ?"
+	selectHubMessages = "SELECT " + record.MessageColumns + " FROM message WHERE hub = ? AND sequence > ? ORDER BY sequence LIMIT ?"
+	insertMessage     = "INSERT INTO message (" + record.MessageColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 
 // Append implements hub.Stream.
@@ -27,8 +25,8 @@ func (s *Store) Append(ctx context.Context, ms []*hub.Message) error {
 		first = t.sequence + 1
 		for _, m := range ms {
 			t.sequence++
-			err := t.exec(insertMessage, int64(t.sequence), m.Hub, string(m.DeviceID), unixNano(m.Enqueued),
-				encoded(m.System, m.System == nil), encoded(m.Properties, m.Properties == nil), m.Body)
+			err := t.exec(insertMessage, int64(t.sequence), m.Hub, string(m.DeviceID), record.Nanoseconds(m.Enqueued),
+				record.Properties(m.System), record.Properties(m.Properties), m.Body)
 			if err != nil {
 				return err
 			}
@@ -46,32 +44,20 @@ func (s *Store) Append(ctx context.Context, ms []*hub.Message) error {
 
 // Read implements hub.Stream.
 func (s *Store) Read(ctx context.Context, host string, after uint64, limit int) ([]*hub.Message, error) {
-	above := int64(min(after, math.MaxInt64))
+	above := record.Above(after)
 	if host == "" {
-		return list(ctx, s, readMessage, selectMessages, above, atMost(limit))
+		return list(ctx, s, record.Message, selectMessages, above, record.Limit(limit))
 	}
-	return list(ctx, s, readMessage, selectHubMessages, host, above, atMost(limit))
-}
-
-func readMessage(r *row) (*hub.Message, error) {
-	m := &hub.Message{Sequence: uint64(r.number()), Hub: r.text(), DeviceID: device.ID(r.text()), Enqueued: r.time()}
-	if err := r.decode(&m.System); err != nil {
-		return nil, err
-	}
-	if err := r.decode(&m.Properties); err != nil {
-		return nil, err
-	}
-	m.Body = r.blob()
-	return m, nil
+	return list(ctx, s, record.Message, selectHubMessages, host, above, record.Limit(limit))
 }
 
 // LastSequence implements hub.Stream. It stays when the message is trimmed.
-func (s *Store) LastSequence(context.Context) (uint64, error) { return s.news.last(), nil }
+func (s *Store) LastSequence(context.Context) (uint64, error) { return s.news.Last(), nil }
 
 // Wait returns when there is a message with a sequence number above after.
 func (s *Store) Wait(ctx context.Context, after uint64) error {
 	for {
-		last, changed := s.news.get()
+		last, changed := s.news.Watch()
 		if last > after {
 			return nil
 		}
@@ -80,7 +66,7 @@ func (s *Store) Wait(ctx context.Context, after uint64) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.closed:
-			return unavailable()
+			return record.Unavailable()
 		}
 	}
 }
@@ -92,13 +78,13 @@ func (s *Store) Trim(ctx context.Context, before time.Time) (removed int, err er
 		var n int64
 		err := s.write(ctx, func(t *tx) (err error) {
 			const old = "SELECT sequence FROM message WHERE enqueued < ? LIMIT ?"
-			if n, err = t.number("SELECT count(*) FROM ("+old+")", unixNano(before), int64(trimBatch)); err != nil || n == 0 {
+			if n, err = t.number("SELECT count(*) FROM ("+old+")", record.Nanoseconds(before), int64(trimBatch)); err != nil || n == 0 {
 				return err
 			}
 			if err := t.exec("UPDATE message_trimmed SET sequence = ?", int64(t.sequence)); err != nil {
 				return err
 			}
-			return t.exec("DELETE FROM message WHERE sequence IN ("+old+")", unixNano(before), int64(trimBatch))
+			return t.exec("DELETE FROM message WHERE sequence IN ("+old+")", record.Nanoseconds(before), int64(trimBatch))
 		})
 		if err != nil {
 			return removed, err
@@ -108,39 +94,4 @@ func (s *Store) Trim(ctx context.Context, before time.Time) (removed int, err er
 			return removed, nil
 		}
 	}
-}
-
-// News tells those who wait that messages were committed.
-type news struct {
-	mu       sync.Mutex // guards the rest
-	sequence uint64
-	changed  chan struct{} // closed at the next change; made when somebody waits
-}
-
-func (n *news) publish(sequence uint64) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if sequence == n.sequence {
-		return
-	}
-	n.sequence = sequence
-	if n.changed != nil {
-		close(n.changed)
-		n.changed = nil
-	}
-}
-
-func (n *news) last() uint64 {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.sequence
-}
-
-func (n *news) get() (sequence uint64, changed <-chan struct{}) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.changed == nil {
-		n.changed = make(chan struct{})
-	}
-	return n.sequence, n.changed
 }

@@ -4,13 +4,12 @@ import (
 	"context"
 
 	"github.com/berth-iot/berth/access"
-	"github.com/berth-iot/berth/attest"
 )
 
 // PutPolicy creates or replaces the policy of owner that has p's name, which
 // is compared without case.
 func (s *Store) PutPolicy(ctx context.Context, owner access.Owner, p access.Policy) error {
-	keys, err := s.sealKeys(attest.SymmetricKeys{Primary: p.Primary, Secondary: p.Secondary}, "policy", string(owner), p.Name)
+	keys, err := s.codec.PolicyKeys(owner, p)
 	if err != nil {
 		return err
 	}
@@ -23,10 +22,5 @@ func (s *Store) PutPolicy(ctx context.Context, owner access.Owner, p access.Poli
 
 // Policies implements access.Policies. Names are ordered without case.
 func (s *Store) Policies(ctx context.Context, owner access.Owner) ([]access.Policy, error) {
-	return list(ctx, s, func(r *row) (access.Policy, error) {
-		p := access.Policy{Name: r.text(), Rights: access.Right(r.number())}
-		keys, err := s.openKeys(r.blob(), "policy", string(owner), p.Name)
-		p.Primary, p.Secondary = keys.Primary, keys.Secondary
-		return p, err
-	}, "SELECT name, rights, keys FROM policy WHERE owner = ? ORDER BY name", string(owner))
+	return list(ctx, s, s.codec.Policy(owner), "SELECT name, rights, keys FROM policy WHERE owner = ? ORDER BY name", string(owner))
 }

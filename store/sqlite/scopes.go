@@ -5,15 +5,14 @@ import (
 	"slices"
 
 	"github.com/berth-iot/berth/device"
-	"github.com/berth-iot/berth/enroll"
-	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/provision"
+	"github.com/berth-iot/berth/store/internal/record"
 )
 
 // PutScope creates or replaces a provisioning tenant.
 func (s *Store) PutScope(ctx context.Context, scope provision.Scope) error {
 	return s.write(ctx, func(t *tx) error {
-		t.then(func() { s.scopes.forget(scope.ID) })
+		t.then(func() { s.scopes.Forget(scope.ID) })
 		return t.exec(`INSERT INTO scope (id, allocation) VALUES (?, ?)
 			ON CONFLICT DO UPDATE SET allocation = excluded.allocation`, string(scope.ID), string(scope.Allocation))
 	})
@@ -21,10 +20,10 @@ func (s *Store) PutScope(ctx context.Context, scope provision.Scope) error {
 
 // Scope implements provision.Scopes.
 func (s *Store) Scope(ctx context.Context, id device.IDScope) (*provision.Scope, error) {
-	found, err := s.scopes.get(id, func() (*provision.Scope, error) {
-		return find(ctx, s, scopeNotFound(), func(r *row) (*provision.Scope, error) {
-			scope := readScope(r)
-			return &scope, nil
+	found, err := s.scopes.Get(ctx, id, func(ctx context.Context) (*provision.Scope, error) {
+		return find(ctx, s, record.NoScope(), func(r *record.Row) (*provision.Scope, error) {
+			scope, err := record.Scope(r)
+			return &scope, err
 		}, "SELECT id, allocation FROM scope WHERE id = ?", string(id))
 	})
 	if err != nil {
@@ -36,28 +35,19 @@ func (s *Store) Scope(ctx context.Context, id device.IDScope) (*provision.Scope,
 
 // ListScopes returns every provisioning tenant, ordered by ID.
 func (s *Store) ListScopes(ctx context.Context) ([]provision.Scope, error) {
-	return list(ctx, s, func(r *row) (provision.Scope, error) { return readScope(r), nil },
-		"SELECT id, allocation FROM scope ORDER BY id")
-}
-
-func readScope(r *row) provision.Scope {
-	return provision.Scope{ID: device.IDScope(r.text()), Allocation: enroll.AllocationPolicy(r.text())}
-}
-
-func scopeNotFound() *errs.Error {
-	return errs.New(errs.NotFound, errs.CodeGenericNotFound, "ID scope not found.")
+	return list(ctx, s, record.Scope, "SELECT id, allocation FROM scope ORDER BY id")
 }
 
 // PutLinkedHub links a hub to scope or changes its link. It returns an error of
 // kind errs.NotFound when there is no such scope.
 func (s *Store) PutLinkedHub(ctx context.Context, scope device.IDScope, h provision.LinkedHub) error {
 	return s.write(ctx, func(t *tx) error {
-		t.then(func() { s.linked.forget(scope) })
+		t.then(func() { s.linked.Forget(scope) })
 		err := t.exec(`INSERT INTO linked_hub (scope, host, weight, allocation) VALUES (?, ?, ?, ?)
 			ON CONFLICT DO UPDATE SET host = excluded.host, weight = excluded.weight, allocation = excluded.allocation`,
 			string(scope), h.Host, int64(h.Weight), h.Allocation)
 		if isForeignKey(err) {
-			return scopeNotFound().WithCause(err)
+			return record.NoScope().WithCause(err)
 		}
 		return err
 	})
@@ -67,13 +57,13 @@ func (s *Store) PutLinkedHub(ctx context.Context, scope device.IDScope, h provis
 // errs.NotFound. Devices that were assigned to the hub stay there.
 func (s *Store) DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error {
 	return s.write(ctx, func(t *tx) error {
-		t.then(func() { s.linked.forget(scope) })
+		t.then(func() { s.linked.Forget(scope) })
 		n, err := t.number("SELECT count(*) FROM linked_hub WHERE scope = ? AND host = ?", string(scope), host)
 		if err != nil {
 			return err
 		}
 		if n == 0 {
-			return errs.New(errs.NotFound, errs.CodeHubNotFound, "%s is not linked.", host)
+			return record.NotLinked(host)
 		}
 		return t.exec("DELETE FROM linked_hub WHERE scope = ? AND host = ?", string(scope), host)
 	})
@@ -81,10 +71,9 @@ func (s *Store) DeleteLinkedHub(ctx context.Context, scope device.IDScope, host 
 
 // Linked returns the hubs of scope, ordered by host without case.
 func (s *Store) Linked(ctx context.Context, scope device.IDScope) ([]provision.LinkedHub, error) {
-	hubs, err := s.linked.get(scope, func() ([]provision.LinkedHub, error) {
-		return list(ctx, s, func(r *row) (provision.LinkedHub, error) {
-			return provision.LinkedHub{Host: r.text(), Weight: int(r.number()), Allocation: r.flag()}, nil
-		}, "SELECT host, weight, allocation FROM linked_hub WHERE scope = ? ORDER BY host", string(scope))
+	hubs, err := s.linked.Get(ctx, scope, func(ctx context.Context) ([]provision.LinkedHub, error) {
+		return list(ctx, s, record.LinkedHub,
+			"SELECT host, weight, allocation FROM linked_hub WHERE scope = ? ORDER BY host", string(scope))
 	})
 	return slices.Clone(hubs), err
 }

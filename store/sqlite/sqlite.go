@@ -28,6 +28,9 @@ import (
 	"github.com/berth-iot/berth/hsm"
 	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/provision"
+	"github.com/berth-iot/berth/store/internal/cache"
+	"github.com/berth-iot/berth/store/internal/news"
+	"github.com/berth-iot/berth/store/internal/record"
 )
 
 var (
@@ -44,8 +47,8 @@ var (
 // error of kind errs.Unavailable means that the store is closed or the disk
 // does not take what it is given.
 type Store struct {
-	sealer hsm.Sealer
-	lock   *os.File // held as long as the store is open
+	codec record.Codec
+	lock  *os.File // held as long as the store is open
 
 	writer   *conn         // owned by runWriter
 	sequence uint64        // of the newest message; owned by runWriter
@@ -57,10 +60,10 @@ type Store struct {
 	closing sync.RWMutex  // held for reading by who sends to queue, so that Close can close it
 	closed  chan struct{} // closed by Close
 
-	groups cache[groupKey, []*enroll.Entry]
-	scopes cache[device.IDScope, *provision.Scope]
-	linked cache[device.IDScope, []provision.LinkedHub]
-	news   news
+	groups cache.Cache[groupKey, []*enroll.Entry]
+	scopes cache.Cache[device.IDScope, *provision.Scope]
+	linked cache.Cache[device.IDScope, []provision.LinkedHub]
+	news   news.News
 }
 
 type groupKey struct {
@@ -86,7 +89,7 @@ func open(ctx context.Context, path string, sealer hsm.Sealer) (_ *Store, err er
 		return nil, err
 	}
 	s := &Store{
-		sealer:  sealer,
+		codec:   record.Codec{Sealer: sealer},
 		queue:   make(chan *write, maxQueue),
 		written: make(chan struct{}),
 		readers: make(chan *conn, max(4, runtime.GOMAXPROCS(0))),
@@ -132,7 +135,7 @@ func (s *Store) openWriter(ctx context.Context, path string) (err error) {
 		return err
 	}
 	var mode string
-	if err := s.writer.each(func(r *row) error { mode = r.text(); return nil }, "PRAGMA journal_mode = WAL"); err != nil {
+	if err := s.writer.each(func(r *record.Row) error { mode = r.Text(); return nil }, "PRAGMA journal_mode = WAL"); err != nil {
 		return err
 	}
 	if mode != "wal" {
@@ -157,7 +160,7 @@ func (s *Store) openWriter(ctx context.Context, path string) (err error) {
 		return err
 	}
 	s.sequence = uint64(newest)
-	s.news.publish(s.sequence)
+	s.news.Publish(s.sequence)
 	return nil
 }
 
@@ -233,7 +236,7 @@ func (s *Store) release() {
 func (s *Store) read(ctx context.Context, f func(*conn) error) error {
 	select {
 	case <-s.closed:
-		return unavailable()
+		return record.Unavailable()
 	default:
 	}
 	select {
@@ -241,7 +244,7 @@ func (s *Store) read(ctx context.Context, f func(*conn) error) error {
 		defer func() { s.readers <- c }()
 		return f(c)
 	case <-s.closed:
-		return unavailable()
+		return record.Unavailable()
 	case <-ctx.Done():
 		return fmt.Errorf("waiting to read: %w", ctx.Err())
 	}
@@ -249,7 +252,7 @@ func (s *Store) read(ctx context.Context, f func(*conn) error) error {
 
 // find is one on a reading connection; missing becomes an error of kind
 // errs.NotFound with what.
-func find[T any](ctx context.Context, s *Store, what *errs.Error, read func(*row) (*T, error), query string, args ...any) (found *T, err error) {
+func find[T any](ctx context.Context, s *Store, what *errs.Error, read func(*record.Row) (*T, error), query string, args ...any) (found *T, err error) {
 	err = s.read(ctx, func(c *conn) (err error) {
 		found, err = one(c, read, query, args...)
 		return err
@@ -261,7 +264,7 @@ func find[T any](ctx context.Context, s *Store, what *errs.Error, read func(*row
 }
 
 // list is all on a reading connection.
-func list[T any](ctx context.Context, s *Store, read func(*row) (T, error), query string, args ...any) (found []T, err error) {
+func list[T any](ctx context.Context, s *Store, read func(*record.Row) (T, error), query string, args ...any) (found []T, err error) {
 	err = s.read(ctx, func(c *conn) (err error) {
 		found, err = all(c, read, query, args...)
 		return err

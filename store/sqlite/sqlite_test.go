@@ -317,37 +317,3 @@ func TestMigrationsAreNumbered(t *testing.T) {
 		}
 	}
 }
-
-func TestCache(t *testing.T) {
-	var c cache[int, string]
-	load := func(v string) func() (string, error) { return func() (string, error) { return v, nil } }
-	want := func(k int, want string, f func() (string, error)) {
-		t.Helper()
-		if got, err := c.get(k, f); err != nil || got != want {
-			t.Errorf("%d is %q, %v; want %q", k, got, err, want)
-		}
-	}
-	want(1, "old", load("old"))
-	want(1, "old", load("new"))
-	c.forget(1)
-	want(1, "new", load("new"))
-
-	// A value that changes while it is loaded is not kept.
-	want(2, "old", func() (string, error) { c.forget(2); return "old", nil })
-	want(2, "new", load("new"))
-	want(3, "kept", func() (string, error) { c.forget(2); return "kept", nil })
-	want(3, "kept", load("not asked"))
-
-	if _, err := c.get(4, func() (string, error) { return "", fs.ErrInvalid }); err != fs.ErrInvalid {
-		t.Error(err)
-	}
-	want(4, "found", load("found"))
-
-	for i := range 3 * maxCached {
-		want(i+100, "many", load("many"))
-	}
-	if len(c.values) > maxCached {
-		t.Errorf("%d values", len(c.values))
-	}
-	want(3*maxCached+99, "many", load("the newest stays"))
-}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync/atomic"
+
+	"github.com/berth-iot/berth/store/internal/record"
 )
 
 const (
@@ -77,7 +79,7 @@ func (s *Store) enqueue(ctx context.Context, w *write) error {
 	defer s.closing.RUnlock()
 	select {
 	case <-s.closed:
-		return unavailable()
+		return record.Unavailable()
 	case <-ctx.Done():
 		return fmt.Errorf("waiting to write: %w", ctx.Err())
 	default:
@@ -153,10 +155,10 @@ func (s *Store) transact(batch []*write) bool {
 	}
 	if err := s.writer.exec("COMMIT"); err != nil {
 		s.rollback()
-		fail(batch, unavailable().WithCause(fmt.Errorf("committing: %w", err)))
+		fail(batch, record.Unavailable().WithCause(fmt.Errorf("committing: %w", err)))
 	} else {
 		s.sequence = t.sequence
-		s.news.publish(t.sequence)
+		s.news.Publish(t.sequence)
 	}
 	for _, f := range t.after {
 		f()

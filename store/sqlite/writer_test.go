@@ -10,6 +10,7 @@ import (
 
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/provision"
+	"github.com/berth-iot/berth/store/internal/record"
 )
 
 // hold keeps the writer busy until release is called, so that what is written
@@ -154,7 +155,7 @@ func TestAFullDiskIsUnavailable(t *testing.T) {
 	put := func(*provision.Registration) (*provision.Registration, error) { return big, nil }
 	release := hold(t, s)
 	small := queued(t.Context(), s, 0, putScope("1"))
-	full := queued(t.Context(), s, 1, func(t *tx) error { return t.exec(insertRegistration, registrationArgs(big)...) })
+	full := queued(t.Context(), s, 1, func(t *tx) error { return t.exec(insertRegistration, record.RegistrationValues(big)...) })
 	release()
 	if err := <-full; errs.KindOf(err) != errs.Unavailable {
 		t.Errorf("writing to a full disk: %v", err)

@@ -1,5 +1,5 @@
 -- Times are nanoseconds since 1970-01-01 UTC, NULL where there is none; booleans are 0 and 1. JSON is kept as the text
--- it came in. Columns named "keys" are sealed: see keys.go for what is in them.
+-- it came in. Columns named "keys" are sealed: store/internal/sealed says what is in them.
 
 PRAGMA application_id = 0x42657274; -- "Bert"
 

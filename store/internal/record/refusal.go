@@ -1,0 +1,34 @@
+package record
+
+import "github.com/berth-iot/berth/errs"
+
+// Unavailable is the error of a store that is closed or whose database does not
+// do what it is asked for.
+func Unavailable() *errs.Error {
+	return errs.New(errs.Unavailable, errs.CodeServiceUnavailable, "The service is unavailable; try again later.")
+}
+
+// NoScope is the error for a provisioning tenant that does not exist.
+func NoScope() *errs.Error {
+	return errs.New(errs.NotFound, errs.CodeGenericNotFound, "ID scope not found.")
+}
+
+// NotLinked is the error for a hub that is not linked to the scope.
+func NotLinked(host string) *errs.Error {
+	return errs.New(errs.NotFound, errs.CodeHubNotFound, "%s is not linked.", host)
+}
+
+// NoEnrollment is the error for an enrollment that does not exist.
+func NoEnrollment() *errs.Error {
+	return errs.New(errs.NotFound, errs.CodeEnrollmentNotFound, "Enrollment not found.")
+}
+
+// NoRegistration is the error for a registration record that does not exist.
+func NoRegistration() *errs.Error {
+	return errs.New(errs.NotFound, errs.CodeRegistrationNotFound, "Device registration not found.")
+}
+
+// NoDevice is the error for a device that a hub does not know.
+func NoDevice() *errs.Error {
+	return errs.New(errs.NotFound, errs.CodeDeviceNotFound, "Device not found.")
+}
