@@ -109,7 +109,6 @@ type shape struct {
 	san      []byte // nil for that of tpmName
 	sanFalse bool   // not critical
 	subject  pkix.Name
-	usage    x509.KeyUsage // 0 for the one the key asks for
 	change   func(*x509.Certificate)
 }
 

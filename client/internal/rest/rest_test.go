@@ -18,9 +18,9 @@ import (
 	"github.com/berth-iot/berth/errs"
 )
 
-// talk makes one call to h in a bubble and returns what came of it, after how
-// many requests and how long.
-func talk(t *testing.T, h http.HandlerFunc, r rest.Request) (answer *rest.Answer, err error, requests int, took time.Duration) {
+// talk makes one call to h in a bubble and returns after how many requests and
+// how long it ended, and how.
+func talk(t *testing.T, h http.HandlerFunc, r rest.Request) (requests int, took time.Duration, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int32
@@ -30,10 +30,10 @@ func talk(t *testing.T, h http.HandlerFunc, r rest.Request) (answer *rest.Answer
 			t.Fatal(e)
 		}
 		start := time.Now()
-		answer, err = c.Do(t.Context(), r)
+		_, err = c.Do(t.Context(), r)
 		requests, took = int(n.Load()), time.Since(start)
 	})
-	return answer, err, requests, took
+	return requests, took, err
 }
 
 func answering(status int, header http.Header, body string) http.HandlerFunc {
@@ -73,7 +73,7 @@ func TestWhatIsRepeated(t *testing.T) {
 		{"a huge header", answering(200, http.Header{"X": {strings.Repeat("x", 1<<20)}}, ""), get, 5},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err, requests, took := talk(t, tt.server, tt.request)
+			requests, took, err := talk(t, tt.server, tt.request)
 			if err == nil || requests < tt.requests || requests > 2*tt.requests { // net/http itself may repeat a GET once
 				t.Errorf("%d requests, want %d; error %v", requests, tt.requests, err)
 			}
@@ -98,7 +98,7 @@ func TestRetryAfterIsObeyedWithinReason(t *testing.T) {
 	} {
 		t.Run(header, func(t *testing.T) {
 			first := true
-			_, err, _, took := talk(t, func(w http.ResponseWriter, _ *http.Request) {
+			_, took, err := talk(t, func(w http.ResponseWriter, _ *http.Request) {
 				if first {
 					first = false
 					w.Header().Set("Retry-After", header)
@@ -132,7 +132,7 @@ func TestADeadlineIsNotSleptThrough(t *testing.T) {
 
 func TestASilentServerIsGivenUp(t *testing.T) {
 	silent := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
-	_, err, requests, took := talk(t, silent, get)
+	requests, took, err := talk(t, silent, get)
 	if err == nil || requests != 5 || took < 5*time.Minute || !strings.Contains(err.Error(), "no answer within 1m0s") {
 		t.Errorf("%d requests in %s: %v", requests, took, err)
 	}
@@ -207,7 +207,7 @@ func TestRefusals(t *testing.T) {
 			client.Error{Status: 409, Code: 409201, Name: "EnrollmentConflict", Message: "Conflict", RetryAfter: 3 * time.Second}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err, _, _ := talk(t, answering(tt.status, tt.header, tt.body), get)
+			_, _, err := talk(t, answering(tt.status, tt.header, tt.body), get)
 			got, ok := errors.AsType[*client.Error](err)
 			if len(tt.body) < 64<<10 {
 				tt.want.Body = rest.Printable(tt.body, 2048)

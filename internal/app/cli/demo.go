@@ -141,7 +141,6 @@ func (d *demo) lifeOfADevice(ctx context.Context) (string, error) {
 	}
 	total := time.Since(began)
 	d.note("power-on to accepted telemetry: %s, of which %s inside the TPM", milliseconds(total), milliseconds(inside.spent))
-	began = time.Now()
 	if err := d.showStream(ctx); err != nil {
 		return "", err
 	}
