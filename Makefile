@@ -20,15 +20,16 @@ endif
 .PHONY: build demo test interop bench lint clean
 
 build:
+	scripts/need =ca-certificates
 	go build -o bin/ ./cmd/...
 
 demo:
-	scripts/need swtpm
+	scripts/need =ca-certificates swtpm
 	$(MAKE) --no-print-directory build
 	bin/berth demo
 
 test:
-	scripts/need gcc =libc6-dev swtpm tpm2_createek=tpm2-tools openssl
+	scripts/need =ca-certificates gcc =libc6-dev swtpm tpm2_createek=tpm2-tools openssl
 	go test -race -shuffle=on ./...
 	scripts/fuzz $(FUZZTIME)
 
@@ -36,10 +37,11 @@ interop:
 	interop/run
 
 bench:
-	scripts/need swtpm
+	scripts/need =ca-certificates swtpm
 	go run ./bench
 
 lint:
+	scripts/need =ca-certificates
 	scripts/lint
 
 clean:
