@@ -263,11 +263,6 @@ func byCA(id string, ca *x509.Certificate) *enroll.Entry {
 		Type: attest.TypeX509, X509: &attest.X509{Use: attest.SigningCertificates, Primary: ca.Raw}}}
 }
 
-func byLeaf(id string, leaf *x509.Certificate) *enroll.Entry {
-	return &enroll.Entry{Kind: enroll.Individual, ID: id, Attestation: attest.Mechanism{
-		Type: attest.TypeX509, X509: &attest.X509{Use: attest.ClientCertificates, Primary: leaf.Raw}}}
-}
-
 func byTPM(id string, keys attest.TPM) *enroll.Entry {
 	return &enroll.Entry{Kind: enroll.Individual, ID: id, Attestation: attest.Mechanism{Type: attest.TypeTPM, TPM: &keys}}
 }
