@@ -28,12 +28,14 @@ const (
 )
 
 // A Mechanism is what an enrollment expects of its devices. Exactly the member
-// that Type names is set.
+// that Type names is set: for TypeTPM the one TPM of an individual enrollment, or
+// the TPMs of a group.
 type Mechanism struct {
 	Type         Type
 	SymmetricKey *SymmetricKeys
 	X509         *X509
 	TPM          *TPM
+	TPMGroup     *TPMGroup
 }
 
 // SymmetricKeys are the two keys of a symmetric key attestation: the device's
@@ -67,11 +69,56 @@ type X509 struct {
 // Library, Part 2 §12.2.5). The storage root key is optional in an enrollment.
 type TPM struct{ EndorsementKey, StorageRootKey []byte }
 
+// A TPMGroup says which TPMs a group admits: those whose endorsement key (EK) is
+// on a list, and those whose EK certificate chains to a pinned root and passes the
+// filters. Package ekcert judges both. The zero value admits none.
+type TPMGroup struct {
+	// The CA certificates, DER (RFC 5280); TestRoots are those of software TPMs. In a
+	// change an element may be the SHA-256 digest of a certificate, 32 bytes: it
+	// stands for the one that is stored, for clients write back the information
+	// that they read.
+	Roots         [][]byte `json:"roots"`
+	Intermediates [][]byte `json:"intermediates"`
+	TestRoots     [][]byte `json:"testRoots"`
+
+	// The filters, spelled as EK certificates have them or people write them:
+	// "INTC" or "id:494E5443".
+	Manufacturers []string       `json:"manufacturers"`
+	Models        []string       `json:"models"`
+	Firmware      []FirmwareRule `json:"firmware"`
+
+	List *EKList `json:"list"` // nil for none
+}
+
+// A FirmwareRule refuses TPMs of a manufacturer, or of one of its models, whose
+// certificate names an older firmware than "id:" and hexadecimal digits.
+type FirmwareRule struct {
+	Manufacturer string `json:"manufacturer"`
+	Model        string `json:"model"` // empty for all
+	Oldest       string `json:"oldest"`
+}
+
+// An EKList is the list of endorsement keys of a group. It may be long, so it is
+// kept beside the enrollment: what reads an enrollment learns the digest and the
+// number.
+type EKList struct {
+	Digest string `json:"digest"` // SHA-256 of Keys, upper-case hexadecimal; empty for a list with no key in it
+	Count  int    `json:"count"`
+	// Keys is what ekcert.List.Marshal returns, to store it in place of the list
+	// before. Nil leaves that as it is.
+	Keys []byte `json:"-"`
+}
+
 // A Credential is what a device showed, whatever wire it came in on.
 type Credential struct {
 	Token *sas.Token          // a SAS token, or nil
 	Chain []*x509.Certificate // leaf first; TLS proved possession of the leaf's key
 	TPM   *TPM                // the keys of the request body, or nil
+
+	// EKCertificate is the certificate of the TPM's endorsement key as NV memory
+	// holds it, and EKChain what stands above it, DER behind DER. Both are a
+	// stranger's bytes, or nil.
+	EKCertificate, EKChain []byte
 }
 
 // Describe says what was presented in one line without anything secret.
@@ -86,6 +133,9 @@ func (c Credential) Describe() string {
 	}
 	if c.TPM != nil {
 		parts = append(parts, "TPM keys")
+	}
+	if len(c.EKCertificate) > 0 {
+		parts = append(parts, "an endorsement key certificate")
 	}
 	if parts == nil {
 		return "nothing"

@@ -1,7 +1,10 @@
 package enroll
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/berth-iot/berth/attest"
@@ -26,6 +29,9 @@ func Change(old, next *Entry, match func(etag string) bool, now time.Time, rando
 	}
 	changed := *next
 	if err := completeCertificates(old, &changed); err != nil {
+		return nil, err
+	}
+	if err := completeTPMGroup(old, &changed); err != nil {
 		return nil, err
 	}
 	if err := Validate(&changed); err != nil {
@@ -136,5 +142,49 @@ func completeCertificates(old, next *Entry) error {
 		*slot.now = slot.before
 	}
 	next.Attestation.X509 = &kept
+	return nil
+}
+
+// completeTPMGroup puts the stored certificates of a TPM group where next names
+// them by their digests, and keeps the stored list where next has no keys for one.
+func completeTPMGroup(old, next *Entry) error {
+	if next.Attestation.TPMGroup == nil {
+		return nil
+	}
+	kept := *next.Attestation.TPMGroup
+	var stored attest.TPMGroup
+	if old != nil && old.Attestation.TPMGroup != nil {
+		stored = *old.Attestation.TPMGroup
+	}
+	for _, slot := range []struct {
+		name   string
+		now    *[][]byte
+		before [][]byte
+	}{
+		{"roots", &kept.Roots, stored.Roots},
+		{"intermediates", &kept.Intermediates, stored.Intermediates},
+		{"testRoots", &kept.TestRoots, stored.TestRoots},
+	} {
+		certificates := slices.Clone(*slot.now)
+		for i, c := range certificates {
+			if len(c) != sha256.Size {
+				continue
+			}
+			j := slices.IndexFunc(slot.before, func(der []byte) bool { return sha256.Sum256(der) == [sha256.Size]byte(c) })
+			if j < 0 {
+				return invalid(fmt.Sprintf("attestation.tpm.endorsementCertificates.%s[%d]", slot.name, i),
+					"has no certificate, and none with its sha256Thumbprint is stored to keep")
+			}
+			certificates[i] = slot.before[j]
+		}
+		*slot.now = certificates
+	}
+	if kept.List != nil && kept.List.Keys == nil {
+		kept.List = &attest.EKList{}
+		if stored.List != nil {
+			*kept.List = *stored.List
+		}
+	}
+	next.Attestation.TPMGroup = &kept
 	return nil
 }

@@ -3,8 +3,10 @@ package enroll
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"io"
+	"reflect"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -210,6 +212,58 @@ func TestChangeKeepsCertificates(t *testing.T) {
 			}
 			if c.next.Attestation.X509 == x {
 				t.Error("the caller's certificates became the stored ones")
+			}
+		})
+	}
+}
+
+// A TPM group is written back with the digests of its certificates and without
+// the keys of its list.
+func TestChangeKeepsWhatATPMGroupHas(t *testing.T) {
+	one, two, three := certificate(t, "One", true), certificate(t, "Two", true), certificate(t, "Three", true)
+	digest := func(der []byte) []byte { sum := sha256.Sum256(der); return sum[:] }
+	stored := &attest.EKList{Digest: "AB", Count: 2}
+	fresh := &attest.EKList{Digest: "CD", Count: 3, Keys: []byte("keys")}
+	old := ofTPMs(attest.TPMGroup{Roots: [][]byte{one, two}, TestRoots: [][]byte{three}, List: stored})
+	for _, c := range []struct {
+		name      string
+		old, next *Entry
+		want      attest.TPMGroup
+		fault     string
+	}{
+		{"as it was", old, ofTPMs(attest.TPMGroup{Roots: [][]byte{digest(one), digest(two)}, TestRoots: [][]byte{digest(three)}, List: &attest.EKList{}}),
+			attest.TPMGroup{Roots: [][]byte{one, two}, TestRoots: [][]byte{three}, List: stored}, ""},
+		{"one root replaced", old, ofTPMs(attest.TPMGroup{Roots: [][]byte{digest(two), three}}), attest.TPMGroup{Roots: [][]byte{two, three}}, ""},
+		{"no list any more", old, ofTPMs(attest.TPMGroup{Roots: [][]byte{digest(one)}}), attest.TPMGroup{Roots: [][]byte{one}}, ""},
+		{"another list", old, ofTPMs(attest.TPMGroup{List: fresh}), attest.TPMGroup{List: fresh}, ""},
+		{"a list that claims to be another", old, ofTPMs(attest.TPMGroup{List: &attest.EKList{Digest: "EF", Count: 9}}), attest.TPMGroup{List: stored}, ""},
+		{"a list to come", nil, ofTPMs(attest.TPMGroup{List: &attest.EKList{Digest: "EF", Count: 9}}), attest.TPMGroup{List: &attest.EKList{}}, ""},
+		{"a root that is not stored", old, ofTPMs(attest.TPMGroup{Roots: [][]byte{digest(one), digest(three)}}), attest.TPMGroup{},
+			"attestation.tpm.endorsementCertificates.roots[1]: has no certificate, and none with its sha256Thumbprint is stored to keep"},
+		{"a test root for a root", old, ofTPMs(attest.TPMGroup{Roots: [][]byte{digest(three)}}), attest.TPMGroup{},
+			"attestation.tpm.endorsementCertificates.roots[0]: has no certificate, and none with its sha256Thumbprint is stored to keep"},
+		{"a root as intermediate", old, ofTPMs(attest.TPMGroup{Roots: [][]byte{one}, Intermediates: [][]byte{digest(one)}}), attest.TPMGroup{},
+			"attestation.tpm.endorsementCertificates.intermediates[0]: has no certificate, and none with its sha256Thumbprint is stored to keep"},
+		{"of a group of another kind", byKey(Group, "reel-1"), ofTPMs(attest.TPMGroup{Roots: [][]byte{digest(one)}}), attest.TPMGroup{},
+			"attestation.tpm.endorsementCertificates.roots[0]: has no certificate, and none with its sha256Thumbprint is stored to keep"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var match func(string) bool
+			if c.old != nil {
+				match = anyTag
+			}
+			got, err := Change(c.old, c.next, match, now, rand.Reader)
+			if c.fault != "" {
+				if err == nil || err.Error() != c.fault || errs.KindOf(err) != errs.Invalid {
+					t.Errorf("error %v, want %s", err, c.fault)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if g := got.Attestation.TPMGroup; !reflect.DeepEqual(*g, c.want) || g == c.next.Attestation.TPMGroup {
+				t.Errorf("it became %+v, want %+v", g, c.want)
 			}
 		})
 	}

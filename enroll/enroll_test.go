@@ -99,3 +99,8 @@ func byTPM(kind Kind, id string, keys *attest.TPM) *Entry {
 func object(n int) json.RawMessage {
 	return json.RawMessage(`{"a":"` + string(bytes.Repeat([]byte{'x'}, n-8)) + `"}`)
 }
+
+// ofTPMs is a TPM group.
+func ofTPMs(g attest.TPMGroup) *Entry {
+	return &Entry{Kind: Group, ID: "reel-1", Attestation: attest.Mechanism{Type: attest.TypeTPM, TPMGroup: &g}}
+}

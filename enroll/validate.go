@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/attest/ekcert"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/tpm"
@@ -57,9 +58,9 @@ func validateAttestation(e *Entry) error {
 		return nil // missing keys are generated, present ones were measured when they were read
 	case attest.TypeTPM:
 		if e.Kind == Group {
-			return invalid("attestation.type", "is tpm, which is for individual enrollments")
+			return validateTPMGroup(a)
 		}
-		return validateTPM(a.TPM)
+		return validateTPM(a)
 	case attest.TypeX509:
 		return validateX509(e.Kind, a.X509)
 	case "":
@@ -69,8 +70,12 @@ func validateAttestation(e *Entry) error {
 	}
 }
 
-func validateTPM(t *attest.TPM) error {
-	if t == nil || len(t.EndorsementKey) == 0 {
+func validateTPM(a attest.Mechanism) error {
+	t := a.TPM
+	switch {
+	case a.TPMGroup != nil:
+		return invalid("attestation.tpm", "of an individual enrollment has an endorsementKey; endorsementCertificates and endorsementKeyList are for groups")
+	case t == nil || len(t.EndorsementKey) == 0:
 		return invalid("attestation.tpm.endorsementKey", "is missing")
 	}
 	ek, err := tpm.ParsePublic(t.EndorsementKey)
@@ -89,6 +94,33 @@ func validateTPM(t *attest.TPM) error {
 	}
 	if err != nil {
 		return invalid("attestation.tpm.storageRootKey", "%v", err)
+	}
+	return nil
+}
+
+// validateTPMGroup takes a list without keys: it admits nobody until they are
+// uploaded.
+func validateTPMGroup(a attest.Mechanism) error {
+	g := a.TPMGroup
+	switch {
+	case a.TPM != nil:
+		return invalid("attestation.tpm.endorsementKey", "is for individual enrollments; a group has endorsementCertificates or an endorsementKeyList")
+	case g == nil:
+		return invalid("attestation.tpm", "of an enrollment group must have endorsementCertificates or an endorsementKeyList")
+	}
+	const member = "attestation.tpm.endorsementCertificates"
+	policy, err := ekcert.ParsePolicy(*g)
+	if err != nil {
+		return errs.New(errs.Invalid, errs.CodeBadRequest, "%s.%v", member, err) // which names the member below
+	}
+	if policy == nil {
+		if g.List == nil {
+			return invalid("attestation.tpm", "of an enrollment group must have endorsementCertificates or an endorsementKeyList")
+		}
+		return nil
+	}
+	if err := policy.Check(); err != nil {
+		return invalid(member, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	return nil
 }

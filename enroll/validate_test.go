@@ -14,6 +14,7 @@ import (
 // rule.
 func TestValidate(t *testing.T) {
 	leaf, ca, nameless := certificate(t, "pump-7", false), certificate(t, "Factory CA", true), certificate(t, "", false)
+	swtpm := certificate(t, "swtpm-localca-rootca", true)
 	chip := tpmKeys(t)
 	ekAlone := &attest.TPM{EndorsementKey: chip.EndorsementKey}
 	swapped := &attest.TPM{EndorsementKey: chip.StorageRootKey}
@@ -50,6 +51,10 @@ func TestValidate(t *testing.T) {
 		{"CA", signingCert(ca, nil), ""},
 		{"TPM", byTPM(Individual, "pump-7", chip), ""},
 		{"TPM without SRK", byTPM(Individual, "pump-7", ekAlone), ""},
+		{"TPMs with certificates", ofTPMs(attest.TPMGroup{Roots: [][]byte{ca}, Manufacturers: []string{"INTC", "id:49465800"},
+			Models: []string{"SLB9670"}, Firmware: []attest.FirmwareRule{{Manufacturer: "IFX", Oldest: "id:0007003d"}}}), ""},
+		{"TPMs of swtpm as such", ofTPMs(attest.TPMGroup{TestRoots: [][]byte{swtpm}}), ""},
+		{"TPMs of a list to be uploaded", ofTPMs(attest.TPMGroup{List: &attest.EKList{}}), ""},
 		{"longest ID", individual(func(e *Entry) { e.ID = strings.Repeat("a", 128) }), ""},
 		{"all characters of an ID", individual(func(e *Entry) { e.ID = "A-z.0_9:x-" }), ""},
 		{"device ID", individual(func(e *Entry) { e.DeviceID = "Pump#7'$" }), ""},
@@ -88,7 +93,19 @@ func TestValidate(t *testing.T) {
 
 		{"no attestation", individual(func(e *Entry) { e.Attestation = attest.Mechanism{} }), "attestation.type: is missing"},
 		{"unknown attestation", individual(func(e *Entry) { e.Attestation.Type = "none" }), `attestation.type: is "none"`},
-		{"TPM group", byTPM(Group, "pumps", chip), "attestation.type: is tpm, which is for individual enrollments"},
+		{"one TPM for a group", byTPM(Group, "pumps", chip), "attestation.tpm.endorsementKey: is for individual enrollments"},
+		{"TPM group without anything", byTPM(Group, "pumps", nil), "attestation.tpm: of an enrollment group must have"},
+		{"TPM group that names nothing", ofTPMs(attest.TPMGroup{}), "attestation.tpm: of an enrollment group must have"},
+		{"TPM group of one device", &Entry{Kind: Individual, ID: "pump-7", Attestation: ofTPMs(attest.TPMGroup{List: &attest.EKList{}}).Attestation}, "attestation.tpm: of an individual enrollment has an endorsementKey"},
+		{"TPM group with filters alone", ofTPMs(attest.TPMGroup{Models: []string{"SLB9670"}}), "attestation.tpm.endorsementCertificates: no root is pinned"},
+		{"TPM group with a leaf as root", ofTPMs(attest.TPMGroup{Roots: [][]byte{ca, leaf}}), `attestation.tpm.endorsementCertificates: "CN=pump-7" is not a CA certificate`},
+		{"TPM group with swtpm's root", ofTPMs(attest.TPMGroup{Roots: [][]byte{swtpm}}), `attestation.tpm.endorsementCertificates: "CN=swtpm-localca-rootca" is the CA of a software TPM`},
+		{"TPM group with junk as root", ofTPMs(attest.TPMGroup{Roots: [][]byte{ca, ca[1:]}}), "attestation.tpm.endorsementCertificates.roots[1]: not an X.509 certificate"},
+		{"TPM group with junk as intermediate", ofTPMs(attest.TPMGroup{Roots: [][]byte{ca}, Intermediates: [][]byte{nil}}), "attestation.tpm.endorsementCertificates.intermediates[0]: "},
+		{"TPM group of no manufacturer", ofTPMs(attest.TPMGroup{Roots: [][]byte{ca}, Manufacturers: []string{"INTEL"}}), "attestation.tpm.endorsementCertificates.manufacturers[0]: "},
+		{"TPM group of no model", ofTPMs(attest.TPMGroup{Roots: [][]byte{ca}, Models: []string{""}}), "attestation.tpm.endorsementCertificates.models[0]: is empty"},
+		{"TPM group of firmware of nobody", ofTPMs(attest.TPMGroup{Roots: [][]byte{ca}, Firmware: []attest.FirmwareRule{{Oldest: "id:01"}}}), "attestation.tpm.endorsementCertificates.firmware[0].manufacturer: "},
+		{"TPM group of any firmware", ofTPMs(attest.TPMGroup{Roots: [][]byte{ca}, Firmware: []attest.FirmwareRule{{Manufacturer: "INTC", Oldest: "7.2"}}}), "attestation.tpm.endorsementCertificates.firmware[0].oldest: "},
 		{"TPM without keys", byTPM(Individual, "pump-7", nil), "attestation.tpm.endorsementKey: is missing"},
 		{"TPM without EK", byTPM(Individual, "pump-7", &attest.TPM{StorageRootKey: chip.StorageRootKey}), "attestation.tpm.endorsementKey: is missing"},
 		{"EK that is no key", byTPM(Individual, "pump-7", &attest.TPM{EndorsementKey: []byte("EK")}), "attestation.tpm.endorsementKey: TPM public area: "},

@@ -96,6 +96,9 @@ type Registration struct {
 	HubKeyBlob []byte
 	// StorageRootKey is the SRK (TPM2B_PUBLIC) the blob was made for.
 	StorageRootKey []byte
+	// EndorsementKey is the EK (TPM2B_PUBLIC) of a device of a TPM group, nil for
+	// every other: an individual enrollment holds its device's.
+	EndorsementKey []byte
 }
 
 // A LinkedHub is a hub that devices can be assigned to.
@@ -112,6 +115,10 @@ type EnrollmentReader interface {
 	// Groups returns every enrollment group of scope with the given
 	// attestation mechanism, ordered by key. The caller does not change them.
 	Groups(ctx context.Context, scope device.IDScope, mechanism attest.Type) ([]*enroll.Entry, error)
+	// EndorsementKeys returns the keys of a TPM group's list (see
+	// attest.EKList.Keys), or an error of kind errs.NotFound when the group has
+	// no list or nobody gave it keys.
+	EndorsementKeys(ctx context.Context, scope device.IDScope, group device.RegistrationID) ([]byte, error)
 }
 
 // Records keeps registration records. Each write is durable when it returns.

@@ -33,35 +33,46 @@ type Keys struct{ EndorsementKey, StorageRootKey *tpm.Public }
 // Acceptance proves nothing about the device yet: public keys are public.
 func VerifyKeys(enrolled, presented attest.TPM) (Keys, attest.Verdict) {
 	var v attest.Verdict
-	var keys Keys
 	if !bytes.Equal(enrolled.EndorsementKey, presented.EndorsementKey) {
 		v.Refuse(errs.New(errs.Invalid, errs.CodeBadRequest, "Endorsement key is invalid, or does not match the Enrollment."),
 			"endorsement key", "the presented endorsement key (%s) is not the enrolled one (%s)",
 			describe(presented.EndorsementKey), describe(enrolled.EndorsementKey))
-		return keys, v
+		return Keys{}, v
 	}
+	v.Saw("endorsement key", "the presented endorsement key is the enrolled one")
+	keys, templates := VerifyTemplates(presented)
+	v.Findings, v.Refusal = append(v.Findings, templates.Findings...), templates.Refusal
+	if !v.Accepted() {
+		return Keys{}, v
+	}
+	if len(enrolled.StorageRootKey) > 0 && !bytes.Equal(enrolled.StorageRootKey, presented.StorageRootKey) {
+		v.Refuse(errs.New(errs.Invalid, errs.CodeBadRequest, "Storage root key is invalid, or does not match the Enrollment."),
+			"storage root key", "the presented storage root key is not the enrolled one; it changes when the TPM is cleared")
+		return Keys{}, v
+	}
+	return keys, v
+}
+
+// VerifyTemplates judges by their public areas alone whether keys are such as
+// cannot leave a TPM. Whose they are it does not say: that is for an enrollment,
+// or for what a group knows of the endorsement key.
+func VerifyTemplates(presented attest.TPM) (Keys, attest.Verdict) {
+	var v attest.Verdict
 	ek, err := tpm.ParsePublic(presented.EndorsementKey)
 	if err == nil {
 		err = tpm.CheckEK(ek)
 	}
 	if err != nil {
 		v.Refuse(errs.New(errs.Invalid, errs.CodeBadRequest, "Endorsement key is invalid, or does not match the Enrollment."), "endorsement key", "%v", err)
-		return keys, v
+		return Keys{}, v
 	}
-	v.Saw("endorsement key", "the presented endorsement key is the enrolled one")
-
 	srk, err := tpm.ParsePublic(presented.StorageRootKey)
 	if err == nil {
 		err = tpm.CheckSRK(srk)
 	}
 	if err != nil {
 		v.Refuse(errs.New(errs.Invalid, errs.CodeBadRequest, "Storage root key is invalid."), "storage root key", "%v", err)
-		return keys, v
-	}
-	if len(enrolled.StorageRootKey) > 0 && !bytes.Equal(enrolled.StorageRootKey, presented.StorageRootKey) {
-		v.Refuse(errs.New(errs.Invalid, errs.CodeBadRequest, "Storage root key is invalid, or does not match the Enrollment."),
-			"storage root key", "the presented storage root key is not the enrolled one; it changes when the TPM is cleared")
-		return keys, v
+		return Keys{}, v
 	}
 	v.Saw("storage root key", "its attributes say that it cannot leave a TPM")
 	return Keys{ek, srk}, v

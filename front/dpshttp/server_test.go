@@ -88,6 +88,16 @@ func (s *store) Groups(_ context.Context, _ device.IDScope, mechanism attest.Typ
 	return slices.DeleteFunc(groups, func(e *enroll.Entry) bool { return e.Attestation.Type != mechanism }), nil
 }
 
+func (s *store) EndorsementKeys(_ context.Context, _ device.IDScope, group device.RegistrationID) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries[enroll.Group][group]
+	if e == nil || e.Attestation.TPMGroup == nil || e.Attestation.TPMGroup.List == nil || e.Attestation.TPMGroup.List.Keys == nil {
+		return nil, enroll.NotFound()
+	}
+	return e.Attestation.TPMGroup.List.Keys, nil
+}
+
 func (s *store) Registration(_ context.Context, _ device.IDScope, key device.RegistrationID) (*provision.Registration, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

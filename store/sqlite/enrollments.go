@@ -14,8 +14,12 @@ const (
 	selectEntries = "SELECT " + record.EnrollmentColumns + " FROM enrollment WHERE scope = ? AND kind = ? AND key > ? ORDER BY key LIMIT ?"
 	selectGroups  = "SELECT " + record.EnrollmentColumns + " FROM enrollment WHERE scope = ? AND mechanism = ? AND kind = 'group' ORDER BY key"
 	replaceEntry  = "REPLACE INTO enrollment (" + record.EnrollmentColumns + `)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 	deleteEntry = "DELETE FROM enrollment WHERE scope = ? AND kind = ? AND key = ?"
+
+	selectList  = "SELECT keys FROM endorsement_key_list WHERE scope = ? AND group_key = ?"
+	replaceList = "REPLACE INTO endorsement_key_list (scope, group_key, keys) VALUES (?, ?, ?)"
+	deleteList  = "DELETE FROM endorsement_key_list WHERE scope = ? AND group_key = ?"
 )
 
 // Entry implements enroll.Store and provision.EnrollmentReader.
@@ -36,6 +40,15 @@ func (s *Store) Groups(ctx context.Context, scope device.IDScope, mechanism atte
 	})
 }
 
+// EndorsementKeys implements provision.EnrollmentReader.
+func (s *Store) EndorsementKeys(ctx context.Context, scope device.IDScope, group device.RegistrationID) ([]byte, error) {
+	keys, err := find(ctx, s, record.NoEnrollment(), record.EndorsementKeys, selectList, string(scope), string(group))
+	if err != nil {
+		return nil, err
+	}
+	return *keys, nil
+}
+
 // ChangeEntry implements enroll.Store. It returns an error of kind
 // errs.NotFound when there is no such scope.
 func (s *Store) ChangeEntry(ctx context.Context, scope device.IDScope, kind enroll.Kind, key device.RegistrationID, decide func(*enroll.Entry) (*enroll.Entry, error)) error {
@@ -50,6 +63,7 @@ func (s *Store) ChangeEntry(ctx context.Context, scope device.IDScope, kind enro
 			}
 		}
 		forget(old)
+		hadList := record.HasList(old) // decide may change what it is given
 		next, err := decide(old)
 		switch {
 		case err != nil:
@@ -57,7 +71,10 @@ func (s *Store) ChangeEntry(ctx context.Context, scope device.IDScope, kind enro
 		case next == nil && old == nil:
 			return nil
 		case next == nil:
-			return t.exec(deleteEntry, string(scope), string(kind), string(key))
+			if err := t.exec(deleteEntry, string(scope), string(kind), string(key)); err != nil {
+				return err
+			}
+			return t.changeList(scope, key, record.ListChangeOf(hadList, nil))
 		}
 		if err := record.KeepsEnrollment(scope, kind, key, next); err != nil {
 			return err
@@ -71,6 +88,19 @@ func (s *Store) ChangeEntry(ctx context.Context, scope device.IDScope, kind enro
 		if isForeignKey(err) {
 			return record.NoScope().WithCause(err)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return t.changeList(scope, key, record.ListChangeOf(hadList, next))
 	})
+}
+
+func (t *tx) changeList(scope device.IDScope, group device.RegistrationID, change record.ListChange) error {
+	switch {
+	case change.Write != nil:
+		return t.exec(replaceList, string(scope), string(group), change.Write)
+	case change.Remove:
+		return t.exec(deleteList, string(scope), string(group))
+	}
+	return nil
 }

@@ -13,10 +13,10 @@ const (
 	selectRegistrations = "SELECT " + record.RegistrationColumns + ` FROM registration
 		WHERE scope = ? AND group_id = ? AND group_id <> '' AND key > ? ORDER BY key LIMIT ?`
 	insertRegistration = "INSERT INTO registration (" + record.RegistrationColumns + `)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 	updateRegistration = `UPDATE registration SET id = ?, attestation = ?, status = ?, substatus = ?, hub = ?, device_id = ?,
 		error_code = ?, error_message = ?, payload = ?, operation_id = ?, etag = ?, created = ?, updated = ?,
-		hub_key_blob = ?, storage_root_key = ? WHERE group_id = ? AND scope = ? AND key = ?`
+		hub_key_blob = ?, endorsement_key = ?, storage_root_key = ? WHERE group_id = ? AND scope = ? AND key = ?`
 	deleteRegistration = "DELETE FROM registration WHERE scope = ? AND key = ?"
 )
 

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,6 +42,14 @@ func attestWith(e *enroll.Entry, mechanism attest.Type) {
 	case attest.TypeTPM:
 		e.Attestation.TPM = all.TPM
 	}
+}
+
+// tpmGroup returns a group of TPMs with everything in it but the keys of its list.
+func tpmGroup(id string) *enroll.Entry {
+	e := fullEntry(scopeA, enroll.Group, id, attest.TypeTPM)
+	e.Attestation.TPM, e.Attestation.TPMGroup = nil, filled[attest.Mechanism]().TPMGroup
+	e.Attestation.TPMGroup.List.Keys = nil
+	return e
 }
 
 func putEntry(ctx context.Context, s Store, e *enroll.Entry) error {
@@ -86,6 +95,65 @@ var enrollmentRules = []rule{
 			noError(t, err)
 			same(t, got, &e)
 		}
+	}},
+	{"a group of TPMs is what was put, and its list is kept beside it", func(t *testing.T, s Store) {
+		keys := func(want []byte) {
+			t.Helper()
+			got, err := s.EndorsementKeys(t.Context(), scopeA, "reel-1")
+			if want == nil {
+				isKind(t, err, errs.NotFound)
+				return
+			}
+			noError(t, err)
+			same(t, got, want)
+		}
+		put := func(e *enroll.Entry, list []byte) {
+			t.Helper()
+			written := *e
+			if e.Attestation.TPMGroup != nil && e.Attestation.TPMGroup.List != nil {
+				g, l := *e.Attestation.TPMGroup, *e.Attestation.TPMGroup.List
+				l.Keys, g.List, written.Attestation.TPMGroup = list, &l, &g
+			}
+			noError(t, putEntry(t.Context(), s, &written))
+			got, err := s.Entry(t.Context(), scopeA, enroll.Group, "reel-1")
+			noError(t, err)
+			same(t, got, e)
+			groups, err := s.Groups(t.Context(), scopeA, attest.TypeTPM)
+			noError(t, err)
+			same(t, groups[0], e)
+		}
+		other := tpmGroup("reel-2")
+		other.Attestation.TPMGroup.List.Keys = []byte("others")
+		noError(t, putEntry(t.Context(), s, other))
+		keys(nil)
+
+		group, long := tpmGroup("Reel-1"), bytes.Repeat([]byte("key"), 1<<20)
+		put(group, nil)
+		keys(nil)
+		put(group, []byte("first"))
+		keys([]byte("first"))
+		put(group, nil) // as who changes something else
+		keys([]byte("first"))
+		noError(t, s.ChangeEntry(t.Context(), scopeA, enroll.Group, "reel-1", func(old *enroll.Entry) (*enroll.Entry, error) {
+			same(t, old, group)
+			return old, nil
+		}))
+		keys([]byte("first"))
+		put(group, long)
+		keys(long)
+
+		none := tpmGroup("reel-1")
+		none.Attestation.TPMGroup = &attest.TPMGroup{Models: []string{}}
+		put(none, nil)
+		keys(nil)
+		put(group, []byte("again"))
+		noError(t, deleteEntry(t.Context(), s, group))
+		keys(nil)
+		put(group, nil) // which does not bring the old list back
+		keys(nil)
+		got, err := s.EndorsementKeys(t.Context(), scopeA, "reel-2")
+		noError(t, err)
+		same(t, got, []byte("others"))
 	}},
 	{"a missing enrollment is NotFound", func(t *testing.T, s Store) {
 		noError(t, putEntry(t.Context(), s, entry(scopeA, enroll.Individual, "pump-7")))

@@ -26,7 +26,7 @@ var registrationRules = []rule{
 	{"a registration record is what was put, in every member", func(t *testing.T, s Store) {
 		full := registration(scopeA, "pump-7", "Line-1")
 		empty := &provision.Registration{Scope: scopeA, Key: "pump-7", GroupID: "Line-1"}
-		little := &provision.Registration{Scope: scopeA, Key: "pump-7", Payload: json.RawMessage{}, HubKeyBlob: []byte{}, StorageRootKey: []byte{}}
+		little := &provision.Registration{Scope: scopeA, Key: "pump-7", Payload: json.RawMessage{}, HubKeyBlob: []byte{}, StorageRootKey: []byte{}, EndorsementKey: []byte{}}
 		for _, want := range []*provision.Registration{full, empty, full, little, full} {
 			noError(t, putRegistration(t.Context(), s, want))
 			got, err := s.Registration(t.Context(), scopeA, "pump-7")

@@ -19,7 +19,7 @@ type Codec struct{ Sealer hsm.Sealer }
 const EnrollmentColumns = `scope, kind, key, id, mechanism, device_id, device_information, keys,
 	x509_use, x509_primary, x509_secondary, x509_primary_name, x509_secondary_name, endorsement_key, storage_root_key,
 	disabled, iot_edge, twin, twin_tags, twin_desired, reprovision, allocation, hubs, hub, custom_allocation,
-	credential_policy, etag, created, updated`
+	credential_policy, etag, created, updated, tpm_group`
 
 // EnrollmentValues returns the row of an enrollment.
 func (c Codec) EnrollmentValues(e *enroll.Entry) ([]any, error) {
@@ -51,6 +51,7 @@ func (c Codec) EnrollmentValues(e *enroll.Entry) ([]any, error) {
 		e.Disabled, e.IoTEdge, e.InitialTwin != nil, jsonText(twin.Tags), jsonText(twin.Desired),
 		encoded(e.Reprovision, e.Reprovision == nil), string(e.Allocation), encoded(e.IoTHubs, e.IoTHubs == nil), e.IoTHub,
 		encoded(e.Custom, e.Custom == nil), e.CredentialPolicyName, e.ETag, nanoseconds(e.Created), nanoseconds(e.Updated),
+		encoded(e.Attestation.TPMGroup, e.Attestation.TPMGroup == nil),
 	}, nil
 }
 
@@ -88,6 +89,9 @@ func (c Codec) Enrollment(r *Row) (*enroll.Entry, error) {
 	err = errors.Join(err, r.decode(&e.Custom))
 	e.CredentialPolicyName, e.ETag = r.Text(), r.Text()
 	e.Created, e.Updated = r.Time(), r.Time()
+	if err = errors.Join(err, r.decode(&e.Attestation.TPMGroup)); e.Attestation.TPMGroup != nil {
+		e.Attestation.TPM = nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the %s enrollment %q: %w", e.Kind, e.ID, err)
 	}
@@ -101,4 +105,30 @@ func KeepsEnrollment(scope device.IDScope, kind enroll.Kind, key device.Registra
 		return fmt.Errorf("%s %s/%s cannot become %s %s/%s", kind, scope, key, next.Kind, next.Scope, next.Key())
 	}
 	return nil
+}
+
+// EndorsementKeys reads the column of a list's keys.
+func EndorsementKeys(r *Row) (*[]byte, error) {
+	keys := r.Blob()
+	return &keys, nil
+}
+
+// A ListChange is what an enrollment's change does to the list of endorsement
+// keys that is kept beside it.
+type ListChange struct {
+	Write  []byte // put in place of the one before, or nil
+	Remove bool   // there is none any more
+}
+
+// ListChangeOf compares an enrollment with what it becomes, nil when it is removed.
+func ListChangeOf(hadList bool, next *enroll.Entry) ListChange {
+	if next != nil && next.Attestation.TPMGroup != nil && next.Attestation.TPMGroup.List != nil {
+		return ListChange{Write: next.Attestation.TPMGroup.List.Keys}
+	}
+	return ListChange{Remove: hadList}
+}
+
+// HasList reports whether a list is kept beside e, which may be nil.
+func HasList(e *enroll.Entry) bool {
+	return e != nil && e.Attestation.TPMGroup != nil && e.Attestation.TPMGroup.List != nil
 }
