@@ -29,7 +29,7 @@ demo:
 	bin/berth demo
 
 test:
-	scripts/need =ca-certificates gcc =libc6-dev swtpm tpm2_createek=tpm2-tools openssl
+	scripts/need =ca-certificates gcc =libc6-dev swtpm swtpm_setup=swtpm-tools tpm2_createek=tpm2-tools openssl =postgresql
 	go test -race -shuffle=on ./...
 	scripts/fuzz $(FUZZTIME)
 

@@ -137,6 +137,12 @@ func difference(path string, got, want reflect.Value) string {
 		if got.IsNil() != want.IsNil() || got.Len() != want.Len() {
 			return unequal()
 		}
+		if want.Type().Elem().Kind() == reflect.Uint8 {
+			if !bytes.Equal(got.Bytes(), want.Bytes()) {
+				return fmt.Sprintf("%s is other bytes, want %.100x", path, want.Bytes())
+			}
+			return ""
+		}
 		for i := range want.Len() {
 			if d := difference(fmt.Sprintf("%s[%d]", path, i), got.Index(i), want.Index(i)); d != "" {
 				return d

@@ -1,0 +1,216 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/store/internal/record"
+)
+
+const (
+	// maxTogether and maxTogetherBytes bound the messages that one transaction
+	// appends: how long the first waits for the others, and what is in memory.
+	maxTogether      = 4096
+	maxTogetherBytes = 4 << 20
+	// trimBatch bounds how many messages one transaction removes.
+	trimBatch = 1000
+)
+
+const (
+	selectMessages    = "SELECT " + record.MessageColumns + " FROM message WHERE sequence > $1 ORDER BY sequence LIMIT $2"
+	selectHubMessages = "SELECT " + record.MessageColumns + " FROM message WHERE hub = $1 AND sequence > $2 ORDER BY sequence LIMIT $3"
+
+	// insertMessages takes the counter's row and, with it, the numbers. The row
+	// stays locked until the transaction has committed, so the next one that
+	// takes numbers commits later, and a reader who sees its messages sees these
+	// too: no number appears behind one that was read.
+	insertMessages = `WITH taken AS (
+			UPDATE counter SET value = value + $1 WHERE name = 'message' RETURNING value - $1 AS before
+		)
+		INSERT INTO message (` + record.MessageColumns + `)
+		SELECT taken.before + m.number, m.hub, m.device_id, m.enqueued, m.system, m.properties, m.body
+		FROM taken, unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bytea[])
+			WITH ORDINALITY AS m (hub, device_id, enqueued, system, properties, body, number)`
+	tellMessages = "SELECT value, pg_notify('" + messageChannel + "', value::text) FROM counter WHERE name = 'message'"
+
+	// Another server may be removing the same messages; each takes its own.
+	deleteMessages = `DELETE FROM message WHERE sequence IN (
+		SELECT sequence FROM message WHERE enqueued < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)`
+)
+
+// An appending waits for its transaction.
+type appending struct {
+	messages []*hub.Message
+	done     chan struct{} // closed when it is over; first and err are set before
+	first    uint64
+	err      error
+}
+
+// Append implements hub.Stream. Whatever this server appends at the same time
+// goes into one transaction: they would wait for each other anyway.
+func (s *Store) Append(ctx context.Context, ms []*hub.Message) error {
+	a := &appending{messages: ms, done: make(chan struct{})}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("waiting to append: %w", err)
+	}
+	select {
+	case s.appends <- a: // from here on it is answered
+	case <-ctx.Done():
+		return fmt.Errorf("waiting to append: %w", ctx.Err())
+	case <-s.closed:
+		return record.Unavailable()
+	}
+	<-a.done
+	if a.err != nil {
+		return a.err
+	}
+	for i, m := range ms {
+		m.Sequence = a.first + uint64(i)
+	}
+	return nil
+}
+
+// runAppender appends what others ask for until the store is closed. While one
+// transaction goes to the disk the next batch gathers.
+func (s *Store) runAppender() {
+	for {
+		select {
+		case first := <-s.appends:
+			s.append(s.gather(first))
+		case <-s.closed:
+			return
+		}
+	}
+}
+
+// gather returns first and those who wait behind it.
+func (s *Store) gather(first *appending) []*appending {
+	batch, n, bytes := []*appending{first}, len(first.messages), size(first)
+	for n < maxTogether && bytes < maxTogetherBytes {
+		select {
+		case a := <-s.appends:
+			batch, n, bytes = append(batch, a), n+len(a.messages), bytes+size(a)
+			continue
+		default:
+		}
+		break
+	}
+	return batch
+}
+
+func size(a *appending) (n int) {
+	for _, m := range a.messages {
+		n += len(m.Body)
+	}
+	return n
+}
+
+// append appends the messages of batch together, or else each of them by
+// itself, so that what is wrong with one harms no other.
+func (s *Store) append(batch []*appending) {
+	first, err := s.appendTogether(batch)
+	if err != nil && len(batch) > 1 && errs.KindOf(err) != errs.Unavailable {
+		for i := range batch {
+			s.append(batch[i : i+1])
+		}
+		return
+	}
+	for _, a := range batch {
+		a.first, a.err = first, err
+		first += uint64(len(a.messages))
+		close(a.done)
+	}
+}
+
+// appendTogether returns the sequence number of the first message.
+func (s *Store) appendTogether(batch []*appending) (first uint64, err error) {
+	var (
+		hubs, devices      []string
+		enqueued           []int64
+		system, properties []any
+		bodies             [][]byte
+	)
+	for _, a := range batch {
+		for _, m := range a.messages {
+			hubs, devices, enqueued = append(hubs, m.Hub), append(devices, string(m.DeviceID)), append(enqueued, record.Nanoseconds(m.Enqueued))
+			system, properties = append(system, record.Properties(m.System)), append(properties, record.Properties(m.Properties))
+			bodies = append(bodies, m.Body)
+		}
+	}
+	if len(hubs) == 0 {
+		return 0, nil
+	}
+	var newest int64
+	err = s.transact(context.Background(), func(_ context.Context, t *tx) error {
+		t.write(insertMessages, int64(len(hubs)), hubs, devices, enqueued, system, properties, bodies)
+		t.write(tellMessages).QueryRow(func(r pgx.Row) error { return r.Scan(&newest, nil) })
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	s.news.Publish(uint64(newest))
+	return uint64(newest) - uint64(len(hubs)) + 1, nil
+}
+
+// Read implements hub.Stream.
+func (s *Store) Read(ctx context.Context, host string, after uint64, limit int) ([]*hub.Message, error) {
+	if host == "" {
+		return list(ctx, s, record.Message, selectMessages, record.Above(after), record.Limit(limit))
+	}
+	return list(ctx, s, record.Message, selectHubMessages, host, record.Above(after), record.Limit(limit))
+}
+
+// LastSequence implements hub.Stream. It stays when the message is trimmed.
+func (s *Store) LastSequence(ctx context.Context) (uint64, error) {
+	var last int64
+	err := s.query(ctx, func(r *record.Row) error { last = r.Number(); return nil }, "SELECT value FROM counter WHERE name = 'message'")
+	return uint64(last), err
+}
+
+// Wait returns when there is a message with a sequence number above after,
+// whichever server appended it. Should its notification be lost, that takes
+// up to a second.
+func (s *Store) Wait(ctx context.Context, after uint64) error {
+	for {
+		last, changed := s.news.Watch()
+		if last > after {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.closed:
+			return record.Unavailable()
+		}
+	}
+}
+
+// Trim implements hub.Stream. It removes the messages in several transactions,
+// and returns how many went also when one of them fails.
+func (s *Store) Trim(ctx context.Context, before time.Time) (removed int, err error) {
+	for {
+		var n int
+		err := s.transact(ctx, func(_ context.Context, t *tx) error {
+			t.write(deleteMessages, record.Nanoseconds(before), int64(trimBatch)).Exec(func(tag pgconn.CommandTag) error {
+				n = int(tag.RowsAffected())
+				return nil
+			})
+			return nil
+		})
+		if err != nil {
+			return removed, err
+		}
+		removed += n
+		if n < trimBatch {
+			return removed, nil
+		}
+	}
+}

@@ -1,0 +1,212 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/berth-iot/berth/store/internal/record"
+)
+
+const (
+	// connectTimeout bounds making one connection, where the DSN says nothing.
+	connectTimeout = 5 * time.Second
+	// acquireTimeout bounds how long a call waits for one of the others to give
+	// its connection back.
+	acquireTimeout = 5 * time.Second
+	// callTimeout bounds everything a call does with its connection. What it
+	// asks for takes milliseconds; a server that has taken longer is gone.
+	callTimeout = 15 * time.Second
+	// idleBeforePing is how long a connection may lie idle and still be trusted.
+	// Between the query of a dead connection and its error a write is uncertain.
+	idleBeforePing = time.Second
+	// pingTimeout bounds asking whether a connection lives.
+	pingTimeout = 2 * time.Second
+)
+
+// sessionSettings are what every connection asks of the server where the DSN
+// says nothing. The second one frees the rows of a client that went silent
+// between reading and writing.
+var sessionSettings = map[string]string{
+	"application_name":                    "berth",
+	"idle_in_transaction_session_timeout": "10s",
+	"statement_timeout":                   "10s",
+}
+
+// A pool keeps connections. It makes one when all others are in use, up to a
+// bound, and gives up those that broke. It exists because the driver's own pool
+// would be one more dependency, for what is little once a connection is never
+// cancelled in the middle of something.
+type pool struct {
+	config *pgx.ConnConfig
+	slots  chan struct{}   // holds one for every connection in use
+	closed <-chan struct{} // of the store
+
+	mu   sync.Mutex // guards idle
+	idle []*conn    // the one used last is at the end
+}
+
+// A conn is one connection, used by one goroutine at a time.
+type conn struct {
+	*pgx.Conn
+	since time.Time // when it became idle
+}
+
+// parse reads a DSN. Its errors do not show it, nor any part of it: a password
+// can be anywhere in one that is not in order.
+func parse(dsn string) (config *pgx.ConnConfig, connections int, err error) {
+	config, err = pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, 0, errors.New("the connection string is not in order: postgres://user:password@host:port/database and " +
+			"host=… user=… password=… dbname=… are the two forms")
+	}
+	connections = max(4, 4*runtime.GOMAXPROCS(0))
+	if text, ok := config.RuntimeParams["pool_max_conns"]; ok {
+		if connections, err = strconv.Atoi(text); err != nil || connections < 1 {
+			return nil, 0, errors.New("pool_max_conns in the connection string is not a positive number")
+		}
+		delete(config.RuntimeParams, "pool_max_conns")
+	}
+	for name, value := range sessionSettings {
+		if _, ok := config.RuntimeParams[name]; !ok {
+			config.RuntimeParams[name] = value
+		}
+	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = connectTimeout
+	}
+	if config.ValidateConnect == nil { // find the primary among several hosts, also after a failover
+		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	config.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
+	return config, connections, nil
+}
+
+func newPool(dsn string, closed <-chan struct{}) (*pool, error) {
+	config, connections, err := parse(dsn)
+	if err != nil {
+		return nil, err
+	}
+	return &pool{config: config, slots: make(chan struct{}, connections), closed: closed}, nil
+}
+
+// connect makes a connection whose commits are durable: whatever the server,
+// the database or the role has synchronous_commit at, it is not off.
+func (p *pool) connect(ctx context.Context) (*pgx.Conn, error) {
+	c, err := pgx.ConnectConfig(ctx, p.config)
+	if err == nil {
+		_, err = c.Exec(ctx, "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'")
+		if err != nil {
+			c.Close(ctx)
+		}
+	}
+	if err != nil {
+		return nil, record.Unavailable().WithCause(fmt.Errorf("connecting: %w", err))
+	}
+	return c, nil
+}
+
+// acquire returns a connection that is the caller's until release.
+func (p *pool) acquire(ctx context.Context) (*conn, error) {
+	if err := p.enter(ctx); err != nil {
+		return nil, err
+	}
+	for {
+		c := p.takeIdle()
+		if c == nil {
+			break
+		}
+		if time.Since(c.since) < idleBeforePing || ping(ctx, c) {
+			return c, nil
+		}
+		c.Close(ctx)
+	}
+	c, err := p.connect(ctx)
+	if err != nil {
+		<-p.slots
+		return nil, err
+	}
+	return &conn{Conn: c}, nil
+}
+
+// enter waits for a free slot.
+func (p *pool) enter(ctx context.Context) error {
+	select {
+	case <-p.closed:
+		return record.Unavailable()
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the database: %w", ctx.Err())
+	default:
+	}
+	timeout := time.NewTimer(acquireTimeout)
+	defer timeout.Stop()
+	select {
+	case p.slots <- struct{}{}:
+		return nil
+	case <-p.closed:
+		return record.Unavailable()
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the database: %w", ctx.Err())
+	case <-timeout.C:
+		return record.Unavailable().WithCause(fmt.Errorf("all %d connections to the database are in use", cap(p.slots)))
+	}
+}
+
+func (p *pool) takeIdle() *conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.idle) == 0 {
+		return nil
+	}
+	last := len(p.idle) - 1
+	c := p.idle[last]
+	p.idle = p.idle[:last]
+	return c
+}
+
+func ping(ctx context.Context, c *conn) bool {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	return c.Ping(ctx) == nil
+}
+
+// release takes a connection back. One that is broken, or in a transaction that
+// could not be ended, is given up.
+func (p *pool) release(c *conn) {
+	defer func() { <-p.slots }()
+	if c.IsClosed() {
+		return
+	}
+	if c.PgConn().TxStatus() != 'I' {
+		closeQuietly(c.Conn)
+		return
+	}
+	c.since = time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idle = append(p.idle, c)
+}
+
+// close waits for the connections in use and closes all.
+func (p *pool) close() {
+	for range cap(p.slots) {
+		p.slots <- struct{}{}
+	}
+	for c := p.takeIdle(); c != nil; c = p.takeIdle() {
+		closeQuietly(c.Conn)
+	}
+}
+
+// closeQuietly says goodbye to the server, which needs no answer.
+func closeQuietly(c *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), pingTimeout)
+	defer cancel()
+	_ = c.Close(ctx)
+}

@@ -1,0 +1,89 @@
+package postgres
+
+import (
+	"context"
+	"slices"
+
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/provision"
+	"github.com/berth-iot/berth/store/internal/record"
+)
+
+// PutScope creates or replaces a provisioning tenant.
+func (s *Store) PutScope(ctx context.Context, scope provision.Scope) error {
+	return s.transact(ctx, func(_ context.Context, t *tx) error {
+		t.then(func() { s.scopes.Forget(scope.ID) })
+		t.write(`INSERT INTO scope (id, allocation) VALUES ($1, $2)
+			ON CONFLICT (id) DO UPDATE SET allocation = excluded.allocation`, string(scope.ID), string(scope.Allocation))
+		t.changed()
+		return nil
+	})
+}
+
+// Scope implements provision.Scopes.
+func (s *Store) Scope(ctx context.Context, id device.IDScope) (*provision.Scope, error) {
+	found, err := cached(ctx, s, &s.scopes, id, func(ctx context.Context) (*provision.Scope, error) {
+		return find(ctx, s, record.NoScope(), func(r *record.Row) (*provision.Scope, error) {
+			scope, err := record.Scope(r)
+			return &scope, err
+		}, "SELECT id, allocation FROM scope WHERE id = $1", string(id))
+	})
+	if err != nil {
+		return nil, err
+	}
+	own := *found
+	return &own, nil
+}
+
+// ListScopes returns every provisioning tenant, ordered by ID.
+func (s *Store) ListScopes(ctx context.Context) ([]provision.Scope, error) {
+	return list(ctx, s, record.Scope, "SELECT id, allocation FROM scope ORDER BY id")
+}
+
+// PutLinkedHub links a hub to scope or changes its link. It returns an error of
+// kind errs.NotFound when there is no such scope.
+func (s *Store) PutLinkedHub(ctx context.Context, scope device.IDScope, h provision.LinkedHub) error {
+	err := s.transact(ctx, func(_ context.Context, t *tx) error {
+		t.then(func() { s.linked.Forget(scope) })
+		t.write(`INSERT INTO linked_hub (scope, host, weight, allocation) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (scope, lower(host)) DO UPDATE SET host = excluded.host, weight = excluded.weight, allocation = excluded.allocation`,
+			string(scope), h.Host, int64(h.Weight), h.Allocation)
+		t.changed()
+		return nil
+	})
+	if isForeignKey(err) {
+		return record.NoScope().WithCause(err)
+	}
+	return err
+}
+
+// DeleteLinkedHub removes the link to a hub, or returns an error of kind
+// errs.NotFound. Devices that were assigned to the hub stay there.
+func (s *Store) DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error {
+	return s.transact(ctx, func(ctx context.Context, t *tx) error {
+		t.then(func() { s.linked.Forget(scope) })
+		linked := false
+		err := t.read(ctx, query{
+			func(*record.Row) error { linked = true; return nil },
+			"SELECT host FROM linked_hub WHERE scope = $1 AND lower(host) = lower($2::text COLLATE \"C\") FOR UPDATE", []any{string(scope), host},
+		})
+		if err != nil {
+			return err
+		}
+		if !linked {
+			return record.NotLinked(host)
+		}
+		t.write(`DELETE FROM linked_hub WHERE scope = $1 AND lower(host) = lower($2::text COLLATE "C")`, string(scope), host)
+		t.changed()
+		return nil
+	})
+}
+
+// Linked returns the hubs of scope, ordered by host without case.
+func (s *Store) Linked(ctx context.Context, scope device.IDScope) ([]provision.LinkedHub, error) {
+	hubs, err := cached(ctx, s, &s.linked, scope, func(ctx context.Context) ([]provision.LinkedHub, error) {
+		return list(ctx, s, record.LinkedHub,
+			"SELECT host, weight, allocation FROM linked_hub WHERE scope = $1 ORDER BY lower(host)", string(scope))
+	})
+	return slices.Clone(hubs), err
+}
