@@ -29,7 +29,7 @@ type admission struct {
 	keys       attest.SymmetricKeys
 	thumbprint string
 	tpm        *tpmid.Keys
-	srk        []byte
+	held       tpmKeys // tpm as it was presented
 }
 
 // A claimant is a device that says who it is and has proved nothing yet.
@@ -43,16 +43,27 @@ func (c claimant) line() line          { return line{c.scope.ID, c.key} }
 func (c claimant) claim() attest.Claim { return attest.Claim{Scope: c.scope.ID, ID: c.ID} }
 
 // authenticate finds what governs the device and holds its credential against
-// it. srks are the storage root keys that challenges may have been made for.
+// it. held are the TPM keys that challenges may have been made for.
 // The errors are what the device is told. With an error comes an admission only
 // when a challenge could still prove the device.
-func (r *Registrar) authenticate(ctx context.Context, c claimant, srks [][]byte, d *Decision) (*admission, error) {
+func (r *Registrar) authenticate(ctx context.Context, c claimant, held []tpmKeys, d *Decision) (*admission, error) {
 	entry, err := r.Enrollments.Entry(ctx, c.scope.ID, enroll.Individual, c.key)
 	switch {
 	case err == nil:
-		return r.authenticateIndividual(c, entry, srks, d)
+		return r.authenticateIndividual(c, entry, held, d)
 	case errs.KindOf(err) != errs.NotFound:
 		return nil, fmt.Errorf("reading the enrollment: %w", err)
+	}
+	if c.Credential.TPM != nil || heldByGroup(held) {
+		groups, err := r.Enrollments.Groups(ctx, c.scope.ID, attest.TypeTPM)
+		if err != nil {
+			return nil, fmt.Errorf("reading the enrollment groups: %w", err)
+		}
+		if len(groups) > 0 {
+			return r.authenticateByTPMGroup(ctx, c, groups, held, d)
+		}
+	}
+	switch {
 	case len(c.Credential.Chain) > 0 && c.Credential.Token == nil:
 		return r.authenticateByCA(ctx, c, d)
 	case c.Credential.Token != nil:
@@ -64,7 +75,7 @@ func (r *Registrar) authenticate(ctx context.Context, c claimant, srks [][]byte,
 
 // authenticateIndividual: an individual enrollment hides every group, and a
 // disabled one blocks its ID.
-func (r *Registrar) authenticateIndividual(c claimant, e *enroll.Entry, srks [][]byte, d *Decision) (*admission, error) {
+func (r *Registrar) authenticateIndividual(c claimant, e *enroll.Entry, held []tpmKeys, d *Decision) (*admission, error) {
 	a := &admission{entry: e}
 	var v attest.Verdict
 	switch e.Attestation.Type {
@@ -78,7 +89,7 @@ func (r *Registrar) authenticateIndividual(c claimant, e *enroll.Entry, srks [][
 		}
 	case attest.TypeTPM:
 		var err error
-		if v, err = r.verifyTPM(c, a, srks); err != nil {
+		if v, err = r.verifyTPM(c, a, held); err != nil {
 			return nil, err
 		}
 	}
@@ -153,14 +164,15 @@ func (r *Registrar) authenticateByGroupKey(ctx context.Context, c claimant, d *D
 // verifyTPM holds the token against the nonce keys of every storage root key in
 // question. When only the token is at fault, the refusal is of kind Denied and
 // a.tpm holds the keys to challenge.
-func (r *Registrar) verifyTPM(c claimant, a *admission, srks [][]byte) (attest.Verdict, error) {
+func (r *Registrar) verifyTPM(c claimant, a *admission, held []tpmKeys) (attest.Verdict, error) {
 	var v attest.Verdict
-	if c.Credential.TPM == nil && len(srks) == 0 {
+	if c.Credential.TPM == nil && len(held) == 0 {
 		v.Refuse(attest.Unauthorized(), "TPM keys", "the call holds no TPM keys, and no challenge is open for this device")
 		return v, nil
 	}
-	for _, srk := range srks {
-		presented := attest.TPM{EndorsementKey: a.entry.Attestation.TPM.EndorsementKey, StorageRootKey: srk}
+	for _, k := range held {
+		k = tpmKeys{srk: k.srk} // the enrollment says which endorsement key
+		presented := attest.TPM{EndorsementKey: a.entry.Attestation.TPM.EndorsementKey, StorageRootKey: k.srk}
 		if c.Credential.TPM != nil {
 			presented.EndorsementKey = c.Credential.TPM.EndorsementKey
 		}
@@ -169,7 +181,7 @@ func (r *Registrar) verifyTPM(c claimant, a *admission, srks [][]byte) (attest.V
 			return verdict, nil
 		}
 		if a.tpm == nil {
-			a.tpm, a.srk = &keys, srk
+			a.tpm, a.held = &keys, k
 		}
 		nonces, err := r.nonceKeys(c, keys)
 		if err != nil {
@@ -178,7 +190,7 @@ func (r *Registrar) verifyTPM(c claimant, a *admission, srks [][]byte) (attest.V
 		v = tpmid.VerifyToken(nonces, c.Credential.Token, c.claim(), r.Now())
 		v.Findings = append(verdict.Findings, v.Findings...)
 		if v.Accepted() {
-			a.tpm, a.srk = &keys, srk
+			a.tpm, a.held = &keys, k
 			return v, nil
 		}
 	}
@@ -214,7 +226,7 @@ func (r *Registrar) challenge(c claimant, a *admission) (*Challenge, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sealing a challenge: %w", err)
 	}
-	r.challenged.remember(c.line(), a.srk, r.Now(), 2*r.ChallengeWindow)
+	r.challenged.remember(c.line(), a.held, r.Now(), 2*r.ChallengeWindow)
 	return &Challenge{Blob: blob, KeyName: tpmid.KeyName}, nil
 }
 

@@ -95,7 +95,7 @@ func TestTableOfChallengesIsBounded(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	most := 0
 	for i := range 5*maxChallenged/2 + 1 {
-		c.remember(line{"0ne00111111", device.RegistrationID(fmt.Sprint(i))}, []byte("srk"), now, time.Minute)
+		c.remember(line{"0ne00111111", device.RegistrationID(fmt.Sprint(i))}, tpmKeys{srk: []byte("srk")}, now, time.Minute)
 		most = max(most, len(c.now)+len(c.old))
 	}
 	if most > 2*maxChallenged {
@@ -134,19 +134,28 @@ func TestChallengesOfOneDevice(t *testing.T) {
 	} {
 		var table challenged
 		for _, s := range c.steps {
-			table.remember(s.l, []byte(s.srk), now.Add(s.after), lifetime)
+			table.remember(s.l, tpmKeys{srk: []byte(s.srk)}, now.Add(s.after), lifetime)
 		}
-		if got := fmt.Sprintf("%s", table.recall(own)); got != c.want {
+		var srks [][]byte
+		for _, k := range table.recall(own) {
+			srks = append(srks, k.srk)
+		}
+		if got := fmt.Sprintf("%s", srks); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
 	// What is remembered is the table's own.
 	var table challenged
-	srk := []byte("x")
-	table.remember(own, srk, now, lifetime)
-	srk[0] = 'y'
-	if got := table.recall(own); string(got[0]) != "x" {
-		t.Errorf("remembered %s", got)
+	srk, ek := []byte("x"), []byte("x")
+	table.remember(own, tpmKeys{srk: srk, ek: ek}, now, lifetime)
+	srk[0], ek[0] = 'y', 'y'
+	if got := table.recall(own)[0]; string(got.srk) != "x" || string(got.ek) != "x" {
+		t.Errorf("remembered %s and %s", got.srk, got.ek)
+	}
+	// An individual enrollment and a group may have seen one TPM each.
+	table.remember(own, tpmKeys{srk: []byte("x")}, now, lifetime)
+	if got := table.recall(own); len(got) != 2 || got[0].ek != nil || got[1].ek == nil {
+		t.Errorf("remembered %v", got)
 	}
 }
 

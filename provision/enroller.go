@@ -9,6 +9,7 @@ import (
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/attest/ekcert"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/errs"
@@ -64,6 +65,43 @@ func (e *Enroller) Put(ctx context.Context, caller access.Caller, next *enroll.E
 		return written, err
 	}
 	if err := e.Store.ChangeEntry(ctx, next.Scope, next.Kind, next.Key(), change); err != nil {
+		return nil, err
+	}
+	return written, nil
+}
+
+// PutEndorsementKeys gives a TPM group its list of endorsement keys, in place of
+// the one it may have, and returns the group. match may be nil.
+//
+// Errors are those of enroll.Change, and errs.Invalid for a group of another
+// attestation mechanism.
+func (e *Enroller) PutEndorsementKeys(ctx context.Context, caller access.Caller, scope device.IDScope, group string, list *ekcert.List, match Precondition) (*enroll.Entry, error) {
+	if err := caller.Require(access.EnrollmentWrite); err != nil {
+		return nil, err
+	}
+	key, err := parseID(enroll.Group, group)
+	if err != nil {
+		return nil, err
+	}
+	if match == nil {
+		match = func(string) bool { return true }
+	}
+	stored := list.Stored()
+	var written *enroll.Entry
+	change := func(old *enroll.Entry) (_ *enroll.Entry, err error) {
+		if old == nil {
+			return nil, enroll.NotFound()
+		}
+		if old.Attestation.TPMGroup == nil {
+			return nil, errs.New(errs.Invalid, errs.CodeBadRequest, "attestation.type: is %s; endorsement keys are for a tpm group", old.Attestation.Type)
+		}
+		next, changed := *old, *old.Attestation.TPMGroup
+		changed.List = stored
+		next.Attestation.TPMGroup = &changed
+		written, err = enroll.Change(old, &next, match, e.Now(), e.Random)
+		return written, err
+	}
+	if err := e.Store.ChangeEntry(ctx, scope, enroll.Group, key, change); err != nil {
 		return nil, err
 	}
 	return written, nil

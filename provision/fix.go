@@ -23,7 +23,7 @@ func fixUnknown(c claimant, tried ...*enroll.Entry) string {
 		return lines("enroll the device's own certificate, or a CA of its chain:",
 			create+" --x509 LEAF.pem", "berth group create NAME --x509 CA.pem")
 	case c.Credential.TPM != nil:
-		return lines("enroll the TPM that was presented, if it is yours:", create+" --tpm "+encode(c.Credential.TPM.EndorsementKey))
+		return lines("enroll the TPM that was presented, if it is yours:", enrollTPM(c))
 	case len(tried) == 1:
 		return lines("enroll the device, or derive its key from that of its group:",
 			create+" --key", "berth group show "+tried[0].ID+" --keys")
@@ -32,6 +32,16 @@ func fixUnknown(c claimant, tried ...*enroll.Entry) string {
 			create+" --key", "berth group show NAME --keys")
 	}
 	return lines("enroll the device:", create+" --key")
+}
+
+// fixUnknownTPM is about a device whose TPM no group knows.
+func fixUnknownTPM(c claimant) string {
+	return lines("enroll the TPM that was presented, if it is yours, or put it on its group's list:",
+		enrollTPM(c), "berth group update NAME --tpm-list FILE")
+}
+
+func enrollTPM(c claimant) string {
+	return fmt.Sprintf("berth enrollment create %s --tpm %s", c.key, encode(c.Credential.TPM.EndorsementKey))
 }
 
 // fixRefused names the step that would make the first failed check pass.
@@ -53,6 +63,8 @@ func fixRefused(c claimant, e *enroll.Entry, v attest.Verdict) string {
 			return lines("compare the device's key, ID scope and registration ID with:", command+" show "+e.ID+" --keys")
 		case "thumbprint":
 			return lines("if the device has a new certificate, enroll that:", command+" update "+e.ID+" --x509 LEAF.pem")
+		case "registration ID":
+			return lines("let the device register under the name of its endorsement key, or enroll it under the name it has:", enrollTPM(c))
 		case "endorsement key":
 			if c.Credential.TPM == nil {
 				return lines("compare the endorsement key with:", command+" show "+e.ID)

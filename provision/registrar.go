@@ -50,6 +50,7 @@ type Registrar struct {
 	turns        turns
 	challenged   challenged
 	certificates certificates
+	tpmGroups    tpmGroups
 }
 
 // NewRegistrar returns a registrar.
@@ -76,11 +77,11 @@ func (r *Registrar) register(ctx context.Context, req Request, d *Decision) (Out
 	if err != nil {
 		return Outcome{}, err
 	}
-	srks := r.challenged.recall(c.line())
+	held := r.challenged.recall(c.line())
 	if req.Credential.TPM != nil {
-		srks = [][]byte{req.Credential.TPM.StorageRootKey}
+		held = []tpmKeys{{srk: req.Credential.TPM.StorageRootKey}}
 	}
-	a, err := r.authenticate(ctx, c, srks, d)
+	a, err := r.authenticate(ctx, c, held, d)
 	if a != nil && err != nil {
 		challenge, err := r.challenge(c, a)
 		return Outcome{Challenge: challenge}, err
@@ -171,12 +172,12 @@ func (r *Registrar) newRecord(c claimant, a *admission, before *Registration) (*
 	now := r.Now()
 	record := &Registration{
 		Scope: c.scope.ID, Key: c.key, ID: c.ID, Attestation: a.entry.Attestation.Type,
-		OperationID: operation, ETag: etag, Created: now, Updated: now, StorageRootKey: a.srk,
+		OperationID: operation, ETag: etag, Created: now, Updated: now, StorageRootKey: a.held.srk,
 	}
 	if a.entry.Kind == enroll.Individual {
 		record.ID = a.entry.ID
 	} else {
-		record.GroupID = a.entry.ID
+		record.GroupID, record.EndorsementKey = a.entry.ID, a.held.ek
 	}
 	if before != nil {
 		record.Created = before.Created
@@ -360,11 +361,13 @@ func (r *Registrar) record(ctx context.Context, req Request, d *Decision) (*Regi
 	if notFound != nil && errs.KindOf(notFound) != errs.NotFound {
 		return nil, fmt.Errorf("reading the registration record: %w", notFound)
 	}
-	var srks [][]byte
-	if record != nil && record.StorageRootKey != nil {
-		srks = [][]byte{record.StorageRootKey}
+	held := recorded(record)
+	if heldByGroup(held) {
+		// The group judged them when it let the device in; a call that is not to
+		// register need not show the certificate again.
+		c.Credential.TPM = nil
 	}
-	if _, err := r.authenticate(ctx, c, srks, d); err != nil {
+	if _, err := r.authenticate(ctx, c, held, d); err != nil {
 		return nil, err
 	}
 	return record, notFound

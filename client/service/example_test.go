@@ -26,7 +26,7 @@ func Example() {
 	}
 	_, err = c.CreateEnrollment(ctx, dpsjson.IndividualEnrollment{
 		RegistrationID: "pump-7",
-		Attestation:    &dpsjson.AttestationMechanism{Type: dpsjson.AttestationTPM, TPM: &dpsjson.TPMKeys{EndorsementKey: []byte("…")}},
+		Attestation:    &dpsjson.AttestationMechanism{Type: dpsjson.AttestationTPM, TPM: &dpsjson.TPMAttestation{EndorsementKey: []byte("…")}},
 	})
 	if refused, ok := errors.AsType[*client.Error](err); ok && refused.Status == http.StatusConflict {
 		fmt.Println("it is enrolled already")

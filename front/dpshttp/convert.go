@@ -2,11 +2,14 @@ package dpshttp
 
 import (
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/attest/ekcert"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/wire/dpsjson"
@@ -82,13 +85,17 @@ func entryOf(scope device.IDScope, kind enroll.Kind, body dpsjson.IndividualEnro
 	if err := body.Attestation.Validate(); err != nil {
 		return nil, err
 	}
+	mechanism, err := mechanismOf(body.Attestation)
+	if err != nil {
+		return nil, err
+	}
 	e := &enroll.Entry{
 		Scope:                     scope,
 		Kind:                      kind,
 		ID:                        body.RegistrationID,
 		DeviceID:                  device.ID(body.DeviceID),
 		OptionalDeviceInformation: json.RawMessage(body.OptionalDeviceInformation),
-		Attestation:               mechanismOf(body.Attestation),
+		Attestation:               mechanism,
 		Disabled:                  body.ProvisioningStatus == dpsjson.ProvisioningDisabled,
 		IoTEdge:                   body.Capabilities != nil && body.Capabilities.IoTEdge,
 		Allocation:                enroll.AllocationPolicy(body.AllocationPolicy),
@@ -112,7 +119,7 @@ func entryOf(scope device.IDScope, kind enroll.Kind, body dpsjson.IndividualEnro
 }
 
 // mechanismOf takes a mechanism whose shape is valid.
-func mechanismOf(body *dpsjson.AttestationMechanism) attest.Mechanism {
+func mechanismOf(body *dpsjson.AttestationMechanism) (attest.Mechanism, error) {
 	m := attest.Mechanism{Type: attest.Type(body.Type)}
 	switch m.Type {
 	case attest.TypeSymmetricKey:
@@ -121,11 +128,54 @@ func mechanismOf(body *dpsjson.AttestationMechanism) attest.Mechanism {
 			m.SymmetricKey.Primary, m.SymmetricKey.Secondary = k.PrimaryKey.SymmetricKey, k.SecondaryKey.SymmetricKey
 		}
 	case attest.TypeTPM:
-		m.TPM = &attest.TPM{EndorsementKey: body.TPM.EndorsementKey, StorageRootKey: body.TPM.StorageRootKey}
+		if body.TPM.EndorsementCertificates == nil && body.TPM.EndorsementKeyList == nil {
+			m.TPM = &attest.TPM{EndorsementKey: body.TPM.EndorsementKey, StorageRootKey: body.TPM.StorageRootKey}
+			return m, nil
+		}
+		var err error
+		m.TPMGroup, err = tpmGroupOf(body.TPM)
+		return m, err
 	case attest.TypeX509:
 		m.X509 = certificatesOf(body.X509)
 	}
-	return m
+	return m, nil
+}
+
+func tpmGroupOf(body *dpsjson.TPMAttestation) (*attest.TPMGroup, error) {
+	g := &attest.TPMGroup{}
+	if c := body.EndorsementCertificates; c != nil {
+		g.Roots, g.Intermediates, g.TestRoots = anchorsOf(c.Roots), anchorsOf(c.Intermediates), anchorsOf(c.TestRoots)
+		g.Manufacturers, g.Models = c.Manufacturers, c.Models
+		for _, r := range c.Firmware {
+			g.Firmware = append(g.Firmware, attest.FirmwareRule(r))
+		}
+	}
+	list := body.EndorsementKeyList
+	switch {
+	case list == nil:
+		return g, nil
+	case len(list.Keys) == 0:
+		g.List = &attest.EKList{}
+		return g, nil
+	}
+	keys, err := ekcert.ParseList(strings.NewReader(strings.Join(list.Keys, "\n")))
+	if err != nil {
+		return nil, fmt.Errorf("attestation.tpm.endorsementKeyList.keys: %w", err)
+	}
+	g.List = keys.Stored()
+	return g, nil
+}
+
+// anchorsOf takes certificates, each there or named by its digest.
+func anchorsOf(certificates []dpsjson.X509Certificate) (anchors [][]byte) {
+	for _, c := range certificates {
+		der := []byte(c.Certificate)
+		if len(der) == 0 {
+			der, _ = hex.DecodeString(c.Info.SHA256Thumbprint) // Validate read it
+		}
+		anchors = append(anchors, der)
+	}
+	return anchors
 }
 
 func certificatesOf(body *dpsjson.X509Attestation) *attest.X509 {
@@ -217,11 +267,42 @@ func attestationBody(m attest.Mechanism, keys visibility) (*dpsjson.AttestationM
 			SecondaryKey: dpsjson.Key{SymmetricKey: m.SymmetricKey.Secondary},
 		}
 	case m.TPM != nil:
-		body.TPM = &dpsjson.TPMKeys{EndorsementKey: m.TPM.EndorsementKey, StorageRootKey: m.TPM.StorageRootKey}
+		body.TPM = &dpsjson.TPMAttestation{EndorsementKey: m.TPM.EndorsementKey, StorageRootKey: m.TPM.StorageRootKey}
+	case m.TPMGroup != nil:
+		body.TPM, err = tpmGroupBody(m.TPMGroup)
 	case m.X509 != nil:
 		body.X509, err = certificatesBody(m.X509)
 	}
 	return body, err
+}
+
+// tpmGroupBody describes a TPM group: neither certificates nor keys are answered
+// themselves.
+func tpmGroupBody(g *attest.TPMGroup) (*dpsjson.TPMAttestation, error) {
+	body := &dpsjson.TPMAttestation{}
+	c := dpsjson.EKCertificates{Manufacturers: g.Manufacturers, Models: g.Models}
+	for _, slot := range []struct {
+		ders [][]byte
+		body *[]dpsjson.X509Certificate
+	}{{g.Roots, &c.Roots}, {g.Intermediates, &c.Intermediates}, {g.TestRoots, &c.TestRoots}} {
+		for _, der := range slot.ders {
+			cert, err := certificateBody(der)
+			if err != nil {
+				return nil, err
+			}
+			*slot.body = append(*slot.body, *cert)
+		}
+	}
+	for _, r := range g.Firmware {
+		c.Firmware = append(c.Firmware, dpsjson.FirmwareRule(r))
+	}
+	if len(c.Roots)+len(c.TestRoots) > 0 {
+		body.EndorsementCertificates = &c
+	}
+	if g.List != nil {
+		body.EndorsementKeyList = &dpsjson.EKList{Count: g.List.Count, SHA256: g.List.Digest}
+	}
+	return body, nil
 }
 
 // certificatesBody describes certificates; they are never answered themselves.

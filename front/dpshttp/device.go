@@ -138,6 +138,7 @@ func (f front) deviceRequestWithBody(w http.ResponseWriter, r *rest.Request) (pr
 			StorageRootKey: body.TPM.StorageRootKey,
 		}
 	}
+	request.Credential.EKCertificate, request.Credential.EKChain = body.ShownCertificate()
 	request.Payload = body.Payload
 	return request, nil
 }

@@ -36,7 +36,7 @@ func TestDecodeDeviceRegistration(t *testing.T) {
 		{"a name folded by Unicode is another name", "{\"re\u0261istrationId\":\"x\",\"p\u0061yload\":1,\"tp\u1D0D\":2}", DeviceRegistration{Payload: []byte("1")}},
 		{"a Kelvin sign is not a k", "{\"tpm\":{\"storageRoot\u212Aey\":\"ATo=\"}}", DeviceRegistration{TPM: &TPMKeys{}}},
 		{"white space", "\n{ \"registrationId\" :\t\"device-1\" , \"payload\" : [ 1 , 2 ] }\r\n", DeviceRegistration{RegistrationID: "device-1", Payload: []byte("[1,2]")}},
-		{"TPM keys", `{"tpm":{"endorsementKey":"AToAAQ==","storageRootKey":"AToAAQ=="}}`, DeviceRegistration{TPM: &TPMKeys{ek, ek}}},
+		{"TPM keys", `{"tpm":{"endorsementKey":"AToAAQ==","storageRootKey":"AToAAQ=="}}`, DeviceRegistration{TPM: &TPMKeys{EndorsementKey: ek, StorageRootKey: ek}}},
 		{"a TPM key", `{"TPM":{"EndorsementKey":"AToAAQ=="}}`, DeviceRegistration{TPM: &TPMKeys{EndorsementKey: ek}}},
 		{"an object as payload", `{"payload":{"a":"<b>","A":1.0}}`, DeviceRegistration{Payload: []byte(`{"a":"<b>","A":1.0}`)}},
 		{"a string as payload", `{"payload":"{\"a\":1}"}`, DeviceRegistration{Payload: []byte(`"{\"a\":1}"`)}},

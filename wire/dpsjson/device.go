@@ -11,10 +11,39 @@ type DeviceRegistration struct {
 }
 
 // TPMKeys are the public halves of a TPM's endorsement key and storage root key, each a TPM2B_PUBLIC (TPM 2.0 Library
-// Part 2 §12.2.5). An enrollment need not have the second.
+// Part 2 §12.2.5). What follows them is an extension, for groups of TPMs.
 type TPMKeys struct {
 	EndorsementKey []byte `json:"endorsementKey,omitempty"`
 	StorageRootKey []byte `json:"storageRootKey,omitempty"`
+	// EndorsementCertificate is the certificate of the endorsement key, as NV memory holds it (DER).
+	EndorsementCertificate []byte `json:"endorsementCertificate,omitempty"`
+	// EndorsementCertificateChain is what stands above it, DER behind DER in any order.
+	EndorsementCertificateChain []byte `json:"endorsementCertificateChain,omitempty"`
+}
+
+// ShownCertificate returns the certificate of the endorsement key and its chain: those of TPM, or, for clients that
+// cannot write there, of the members with the same names in a payload that is an object. A payload is its owner's to
+// design: what is not base64 there is not ours, and is passed over.
+func (r DeviceRegistration) ShownCertificate() (certificate, chain []byte) {
+	if r.TPM != nil && len(r.TPM.EndorsementCertificate) > 0 {
+		return r.TPM.EndorsementCertificate, r.TPM.EndorsementCertificateChain
+	}
+	if len(r.Payload) == 0 || r.Payload[0] != '{' {
+		return nil, nil
+	}
+	var p struct {
+		EndorsementCertificate, EndorsementCertificateChain json.RawMessage
+	}
+	if json.Unmarshal(r.Payload, &p) != nil {
+		return nil, nil
+	}
+	if json.Unmarshal(p.EndorsementCertificate, &certificate) != nil {
+		return nil, nil
+	}
+	if json.Unmarshal(p.EndorsementCertificateChain, &chain) != nil {
+		chain = nil
+	}
+	return certificate, chain
 }
 
 // DecodeDeviceRegistration reads the body of a register request. A device that proves itself by key or certificate

@@ -101,7 +101,7 @@ func TestBodiesAreAsTheServiceWritesThem(t *testing.T) {
 			AllocationPolicy:       AllocationGeoLatency,
 		},
 		"enrollment-minimal.json": IndividualEnrollment{RegistrationID: "dev-1",
-			Attestation: &AttestationMechanism{Type: AttestationTPM, TPM: &TPMKeys{EndorsementKey: []byte("\x01\x3A\x00\x01\x00\x0B")}}},
+			Attestation: &AttestationMechanism{Type: AttestationTPM, TPM: &TPMAttestation{EndorsementKey: []byte("\x01\x3A\x00\x01\x00\x0B")}}},
 		"group-ca-references.json": EnrollmentGroup{EnrollmentGroupID: "line-7", Attestation: &AttestationMechanism{Type: AttestationX509,
 			X509: &X509Attestation{CAReferences: &X509CAReferences{Primary: "ca-name", Secondary: "ca-name-2"}}}},
 		"bulk.json": BulkEnrollmentOperation{Mode: BulkUpdateIfMatchETag, Enrollments: []IndividualEnrollment{

@@ -165,7 +165,7 @@ func certificatesOf(m *dpsjson.AttestationMechanism) *dpsjson.X509Certificates {
 }
 
 func (t *terminal) applyTPM(a attestation, e *dpsjson.IndividualEnrollment) error {
-	var keys dpsjson.TPMKeys
+	var keys dpsjson.TPMAttestation
 	var err error
 	if keys.EndorsementKey, err = t.readPublic("--tpm", a.tpm); err != nil {
 		return err
