@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/berth-iot/berth/internal/app"
+	"github.com/berth-iot/berth/wire/dpsjson"
+)
+
+// patience bounds every connection of the bench.
+const patience = 30 * time.Second
+
+// bareRole makes this program a server of what provisioning is held against.
+// Its arguments are the data directory of a Berth server, whose certificates it
+// uses, and the key of what is to be served:
+//
+//	bare         accept, handshake, one byte, close
+//	bare_mutual  the same, asking for a client certificate as Berth does
+//	bare_https   one HTTP request, with an answer that is always the same
+const bareRole = "serve-bare"
+
+func serveBare(ctx context.Context, args []string, in io.Reader, out, log io.Writer) error {
+	if len(args) != 2 {
+		return errors.New(bareRole + " takes a directory and a key")
+	}
+	config, err := bareTLS(args[0], args[1])
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	go func() { // the bench that started this is gone when its pipe is
+		io.Copy(io.Discard, in)
+		listener.Close()
+	}()
+	context.AfterFunc(ctx, func() { listener.Close() })
+	fmt.Fprintln(out, listener.Addr())
+	if args[1] == bareHTTPS {
+		err = serveFixed(listener, config)
+	} else {
+		err = serveHandshakes(listener, config, log)
+	}
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func serveHandshakes(listener net.Listener, config *tls.Config, log io.Writer) error {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			if err := handshake(conn, config); err != nil {
+				fmt.Fprintln(log, err)
+			}
+		}()
+	}
+}
+
+// serveFixed reads every request and answers as Berth answers a device, with
+// what it always says.
+func serveFixed(listener net.Listener, config *tls.Config) error {
+	now := dpsjson.Time(time.Now())
+	body, err := json.Marshal(dpsjson.OperationStatus{
+		OperationID: "1.0123456789abcdef.00000000-0000-4000-8000-000000000000", Status: dpsjson.Assigned,
+		RegistrationState: &dpsjson.RegistrationState{
+			RegistrationID: "device", DeviceID: "device", AssignedHub: host, Status: dpsjson.Assigned, Substatus: "initialAssignment",
+			CreatedDateTimeUTC: now, LastUpdatedDateTimeUTC: now, ETag: dpsjson.EncodeETag("00000000-0000-4000-8000-000000000000"),
+			SymmetricKey: &dpsjson.SymmetricKeyState{EnrollmentGroupID: "group"},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	s := http.Server{TLSConfig: config, ReadHeaderTimeout: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return
+		}
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		w.WriteHeader(http.StatusAccepted)
+		w.Write(body)
+	})}
+	return s.ServeTLS(listener, "", "")
+}
+
+func handshake(conn net.Conn, config *tls.Config) error {
+	c := tls.Server(conn, config)
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	_, err := c.Write([]byte{0}) // after the handshake
+	return err
+}
+
+// bareTLS is what Berth itself makes of its configuration. Only the handshake
+// that is to be bare of everything asks for no client certificate.
+func bareTLS(data, key string) (*tls.Config, error) {
+	config, err := app.LoadConfig(data)
+	if err != nil {
+		return nil, err
+	}
+	t := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	if key != bare {
+		t.ClientAuth = tls.RequestClientCert
+	}
+	for _, f := range config.TLS.Certificates {
+		pair, err := tls.LoadX509KeyPair(filepath.Join(data, f.Certificate), filepath.Join(data, f.Key))
+		if err != nil {
+			return nil, err
+		}
+		t.Certificates = append(t.Certificates, pair)
+	}
+	return t, nil
+}
+
+// startBare runs a child in the bareRole and returns its address.
+func startBare(ctx context.Context, s *server, key string) (*process, string, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, "", err
+	}
+	r, w := io.Pipe()
+	p, err := start(ctx, filepath.Join(s.dir, key+".log"), w, program, bareRole, s.data, key)
+	if err != nil {
+		return nil, "", err
+	}
+	go func() {
+		<-p.done
+		w.Close()
+	}()
+	address, err := bufio.NewReader(r).ReadString('\n')
+	if err != nil {
+		p.stop()
+		return nil, "", p.failure()
+	}
+	return p, address[:len(address)-1], nil
+}

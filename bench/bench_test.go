@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berth-iot/berth/tpm"
+)
+
+// The bench starts itself as a child, and here it is this test.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && roles[os.Args[1]] != nil {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// A whole run, only short: with every kind of device, real processes and a
+// profiled server.
+func TestRun(t *testing.T) {
+	dir := t.TempDir()
+	results := filepath.Join(dir, "bench.json")
+	var out, log bytes.Buffer
+	args := []string{"-n", "4", "-rounds", "2", "-concurrency", "2", "-json", results, "-profile", filepath.Join(dir, "profiles")}
+	if status := run(t.Context(), args, nil, &out, &log); status != 0 {
+		t.Fatalf("status %d\n%s", status, log.String())
+	}
+	for _, want := range []string{"bare handshake", "symmetric key, group", "TPM, one connection", "X.509 group", "resident memory"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the table has no %q:\n%s", want, out.String())
+		}
+	}
+	text, err := os.ReadFile(results)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values map[string]any
+	if err := json.Unmarshal(text, &values); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{
+		"cpu_ratio.symmetric_key", "cpu_ratio.symmetric_key_individual", "cpu_ratio.tpm", "cpu_ratio.tpm_two_connections",
+		"cpu_ratio.x509_group", "cpu_ratio.bare_https", "provisionings_per_second.tpm", "handshakes_per_second.bare", "cpu_ms.bare_mutual",
+		"p50_ms.x509_group", "p99_ms.x509_group", "enrollments", "resident_mib.peak",
+	} {
+		if n, ok := values[key].(float64); !ok || n <= 0 {
+			t.Errorf("%s is %v", key, values[key])
+		}
+	}
+	profiles, err := filepath.Glob(filepath.Join(dir, "profiles", "tpm-*.prof"))
+	if err != nil || len(profiles) != 3 {
+		t.Errorf("profiles of three rounds: %v, %v", profiles, err)
+	}
+}
+
+// The software TPM opens what the server seals, and nothing that was changed.
+func TestSoftTPM(t *testing.T) {
+	m, err := newSoftTPM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ek, err := tpm.ParsePublic(m.ekPublic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srk, err := tpm.ParsePublic(m.srkPublic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := []byte("a key that only this TPM can use")
+	blob, err := tpm.Activation(rand.Reader, ek, srk, key, "0ne00000000/registrations/pump-7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := m.activate(blob); err != nil || !bytes.Equal(got, key) {
+		t.Errorf("opened %x, %v", got, err)
+	}
+	for _, i := range []int{40, 300, 400, 600, 740} { // one byte in each part that protects the key
+		changed := bytes.Clone(blob)
+		changed[i] ^= 1
+		if _, err := m.activate(changed); err == nil {
+			t.Errorf("opened the blob with byte %d changed", i)
+		}
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	for _, args := range [][]string{{"-n", "0"}, {"-rounds", "-1"}, {"-only", "tpm", "x"}, {"-what"}} {
+		var log bytes.Buffer
+		if status := run(t.Context(), args, nil, nil, &log); status != 2 || log.Len() == 0 {
+			t.Errorf("%v: status %d, said %q", args, status, log.String())
+		}
+	}
+}
