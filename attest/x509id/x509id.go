@@ -96,7 +96,7 @@ func VerifyGroup(authorities []Authority, chain []*x509.Certificate, id string, 
 				"no enrolled CA signed %q, and no certificate of its issuer %q was presented", top.Subject, top.Issuer)
 			return -1, v
 		}
-		v.Saw("chain", "%q was signed by the presented %q", top.Subject, next.Subject)
+		v.Saw("chain", "%q names the presented %q as its issuer", top.Subject, next.Subject)
 		path = append(path, next)
 	}
 }
@@ -153,11 +153,23 @@ func signedBy(path []*x509.Certificate, ca *x509.Certificate) error {
 // be found even where they disagree.
 func names(ca, c *x509.Certificate) bool { return bytes.Equal(ca.RawSubject, c.RawIssuer) }
 
-// issuerOf returns the presented certificate that signed top and is not on the
-// path yet.
+// issuerOf returns the presented certificate that comes above top on the path:
+// the one with its issuer's name, and where several have it, the one that
+// signed. A name is enough to go on with, since nothing is accepted before
+// verifyPath has checked every signature; checking them here as well would make
+// each registration pay twice.
 func issuerOf(top *x509.Certificate, presented, path []*x509.Certificate) *x509.Certificate {
+	var named []*x509.Certificate
 	for _, c := range presented {
-		if names(c, top) && !onPath(c, path) && c.CheckSignature(top.SignatureAlgorithm, top.RawTBSCertificate, top.Signature) == nil {
+		if names(c, top) && !onPath(c, path) {
+			named = append(named, c)
+		}
+	}
+	if len(named) == 1 {
+		return named[0]
+	}
+	for _, c := range named {
+		if c.CheckSignature(top.SignatureAlgorithm, top.RawTBSCertificate, top.Signature) == nil {
 			return c
 		}
 	}
