@@ -40,6 +40,17 @@ type SecurityModule interface {
 	MAC(ctx context.Context, msg []byte) ([]byte, error)
 }
 
+// A CertifiedModule is a SecurityModule that may hold the vendor's certificate of
+// its endorsement key, which enrollment groups for TPMs go by. [TPM] asks for it by
+// assertion.
+type CertifiedModule interface {
+	SecurityModule
+	// EndorsementCertificate returns the certificate (DER) and the CA
+	// certificates that stand above it, DER behind DER, or none. If there is no
+	// certificate the error is of kind errs.NotFound.
+	EndorsementCertificate(ctx context.Context) (certificate, chain []byte, err error)
+}
+
 // A Credential is what a device proves itself with, first to the provisioning
 // service and then to its hub. [SymmetricKey], [X509] and [TPM] make one; the
 // zero value proves nothing. No format verb shows the key in it.

@@ -4,11 +4,8 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
-	"fmt"
 	"maps"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -39,44 +36,17 @@ type manufactured struct {
 	root, issuing string // PEM files of the CA
 }
 
-// manufacture makes a TPM the way a plant would. Its CA is made for it: all files
-// are in the test's directory.
+// manufacture makes a TPM. Its CA is made for it: all files are in the test's
+// directory.
 func manufacture(t *testing.T) manufactured {
 	t.Helper()
-	for _, program := range []string{"swtpm", "swtpm_setup", "swtpm_localca"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Fatalf("this test needs %s: apt-get install swtpm swtpm-tools", program)
-		}
+	state := t.TempDir()
+	ca, err := swtpm.NewCA(t.TempDir())
+	if err == nil {
+		err = ca.Manufacture(t.Context(), state)
 	}
-	dir := t.TempDir()
-	state, ca := filepath.Join(dir, "tpm"), filepath.Join(dir, "ca")
-	for _, d := range []string{state, ca} {
-		if err := os.Mkdir(d, 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-	localca, err := exec.LookPath("swtpm_localca")
 	if err != nil {
 		t.Fatal(err)
-	}
-	write := func(file, format string, args ...any) string {
-		path := filepath.Join(dir, file)
-		if err := os.WriteFile(path, fmt.Appendf(nil, format, args...), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	caConfig := write("ca.conf", "statedir = %[1]s\nsigningkey = %[1]s/key.pem\nissuercert = %[1]s/issuer.pem\ncertserial = %[1]s/serial\n", ca)
-	options := write("ca.options", "--platform-manufacturer Some\n--platform-version 1\n--platform-model Board\n")
-	config := write("setup.conf", "create_certs_tool = %s\ncreate_certs_tool_config = %s\ncreate_certs_tool_options = %s\nactive_pcr_banks = sha256\n",
-		localca, caConfig, options)
-
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	setup := exec.CommandContext(ctx, "swtpm_setup", "--tpm2", "--tpmstate", state, "--config", config,
-		"--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--runas", "root")
-	if out, err := setup.CombinedOutput(); err != nil {
-		t.Fatalf("swtpm_setup: %v\n%s", err, out)
 	}
 	// Not t.Context, which ends before the clean-up closes the connection.
 	instance, err := swtpm.Start(context.Background(), state)
@@ -89,7 +59,7 @@ func manufacture(t *testing.T) manufactured {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return manufactured{conn, filepath.Join(ca, "swtpm-localca-rootca-cert.pem"), filepath.Join(ca, "issuer.pem")}
+	return manufactured{conn, ca.Root(), ca.Issuer()}
 }
 
 func readPEM(t *testing.T, file string) *x509.Certificate {

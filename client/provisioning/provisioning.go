@@ -306,6 +306,20 @@ func (r *registration) readKeys(ctx context.Context, module client.SecurityModul
 	if err != nil {
 		return nil, fmt.Errorf("reading the storage root key: %w", err)
 	}
+	certified, ok := module.(client.CertifiedModule)
+	if !ok {
+		return &keys, nil
+	}
+	err = r.step(ReadEndorsementCertificate, func() (err error) {
+		keys.EndorsementCertificate, keys.EndorsementCertificateChain, err = certified.EndorsementCertificate(ctx)
+		if errs.KindOf(err) == errs.NotFound {
+			return nil
+		}
+		return err
+	})
+	if ctx.Err() != nil {
+		return nil, err
+	}
 	return &keys, nil
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/berth-iot/berth/client/internal/memtls"
 	"github.com/berth-iot/berth/client/provisioning"
 	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/hsm/tpm2"
 	"github.com/berth-iot/berth/hsm/tpm2/swtpm"
 	"github.com/berth-iot/berth/tpm"
@@ -150,6 +151,49 @@ func TestADeviceWithATPM(t *testing.T) {
 		provisioning.ActivateHubKey}
 	if !slices.Equal(steps, want) {
 		t.Errorf("steps %q", steps)
+	}
+}
+
+// certifiedChip is a chip that may hold a certificate.
+type certifiedChip struct {
+	*chip
+	certificate, chain []byte
+	fault              error
+}
+
+func (c certifiedChip) EndorsementCertificate(context.Context) (certificate, chain []byte, err error) {
+	return c.certificate, c.chain, c.fault
+}
+
+func TestACertificateIsShownWhereThereIsOne(t *testing.T) {
+	for name, test := range map[string]struct {
+		module certifiedChip
+		traced bool // as a fault
+	}{
+		"one":            {certifiedChip{certificate: []byte("certificate")}, false},
+		"with its chain": {certifiedChip{certificate: []byte("certificate"), chain: []byte("chain")}, false},
+		"none":           {certifiedChip{fault: errs.New(errs.NotFound, 0, "there is none")}, false},
+		"unreadable":     {certifiedChip{fault: errors.New("the chip is hot")}, true},
+	} {
+		traced := 0
+		trace := &provisioning.Trace{Done: func(s provisioning.Step, _ time.Duration, err error) {
+			if err != nil && s == provisioning.ReadEndorsementCertificate {
+				traced++
+			}
+		}}
+		s := &service{t: t, wrap: wrapPlainly}
+		test.module.chip = &chip{t: t}
+		if _, _, err := register(t, s, provisioning.Config{Credential: client.TPM(test.module), Trace: trace}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if (traced == 1) != test.traced || len(s.bodies) != 2 {
+			t.Errorf("%s: %d faults traced, %d bodies", name, traced, len(s.bodies))
+		}
+		for _, b := range s.bodies {
+			if string(b.TPM.EndorsementCertificate) != string(test.module.certificate) || string(b.TPM.EndorsementCertificateChain) != string(test.module.chain) {
+				t.Errorf("%s: sent %q", name, b.TPM)
+			}
+		}
 	}
 }
 

@@ -10,13 +10,16 @@ type Step string
 const (
 	ReadEndorsementKey Step = "read endorsement key"
 	ReadStorageRootKey Step = "read storage root key"
-	ReceiveChallenge   Step = "receive challenge" // the first request, which also connects
-	ActivateCredential Step = "activate credential"
-	SignToken          Step = "sign token"
-	Register           Step = "register"
-	AwaitAssignment    Step = "await assignment" // between polls
-	Poll               Step = "poll"
-	ActivateHubKey     Step = "activate hub key"
+	// ReadEndorsementCertificate is for modules that may hold one. Its failure
+	// does not end a registration: most enrollments do without.
+	ReadEndorsementCertificate Step = "read EK certificate"
+	ReceiveChallenge           Step = "receive challenge" // the first request, which also connects
+	ActivateCredential         Step = "activate credential"
+	SignToken                  Step = "sign token"
+	Register                   Step = "register"
+	AwaitAssignment            Step = "await assignment" // between polls
+	Poll                       Step = "poll"
+	ActivateHubKey             Step = "activate hub key"
 )
 
 // A Trace is told how a registration is getting on. Its functions may be nil;

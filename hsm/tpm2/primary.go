@@ -189,7 +189,8 @@ func endorsementTemplate(l *link) (gotpm.TPMTPublic, error) {
 }
 
 // readNV reads a whole NV index, with the index's own empty password. If it is
-// not defined the error is of kind errs.NotFound.
+// not defined, or nothing was ever written to it, the error is of kind
+// errs.NotFound.
 func (l *link) readNV(index gotpm.TPMHandle) ([]byte, error) {
 	rsp, err := gotpm.NVReadPublic{NVIndex: index}.Execute(l)
 	if errors.Is(err, gotpm.TPMRCHandle) {
@@ -212,6 +213,9 @@ func (l *link) readNV(index gotpm.TPMHandle) ([]byte, error) {
 			Size:       min(512, public.DataSize-uint16(len(data))),
 			Offset:     uint16(len(data)),
 		}.Execute(l)
+		if errors.Is(err, gotpm.TPMRCNVUninitialized) {
+			return nil, errs.New(errs.NotFound, 0, "NV index %#x is empty", uint32(index)).WithCause(err)
+		}
 		if err != nil {
 			return nil, explain(doing, err)
 		}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -273,13 +274,18 @@ func writeNV(t *testing.T, d *tpm2.TPM, index gotpm.TPMHandle, data []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = gotpm.NVWrite{
-		AuthHandle: gotpm.TPMRHPlatform,
-		NVIndex:    gotpm.NamedHandle{Handle: index, Name: public.NVName},
-		Data:       gotpm.TPM2BMaxNVBuffer{Buffer: data},
-	}.Execute(r)
-	if err != nil {
-		t.Fatal(err)
+	offset := 0
+	for part := range slices.Chunk(data, 512) {
+		_, err = gotpm.NVWrite{
+			AuthHandle: gotpm.TPMRHPlatform,
+			NVIndex:    gotpm.NamedHandle{Handle: index, Name: public.NVName},
+			Data:       gotpm.TPM2BMaxNVBuffer{Buffer: part},
+			Offset:     uint16(offset),
+		}.Execute(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		offset += len(part)
 	}
 }
 
