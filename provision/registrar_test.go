@@ -15,6 +15,7 @@ import (
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/attest/ekcert"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/errs"
@@ -694,6 +695,10 @@ func TestEnrollerAsksForRights(t *testing.T) {
 		}},
 		"DeleteRegistration": {access.RegistrationStatusWrite, func(c access.Caller) error {
 			return s.enroller.DeleteRegistration(t.Context(), c, scope, e.ID, nil)
+		}},
+		"PutEndorsementKeys": {access.EnrollmentWrite, func(c access.Caller) error {
+			_, err := s.enroller.PutEndorsementKeys(t.Context(), c, scope, e.ID, &ekcert.List{}, nil)
+			return err
 		}},
 		"Decisions": {access.RegistrationStatusRead, func(c access.Caller) error {
 			_, err := s.enroller.Decisions(t.Context(), c, scope, e.ID)

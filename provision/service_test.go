@@ -282,7 +282,13 @@ type chip struct {
 
 func newChip(t *testing.T) *chip {
 	t.Helper()
-	instance, err := swtpm.Start(context.Background(), t.TempDir())
+	return openChip(t, t.TempDir())
+}
+
+// openChip starts the software TPM whose state is in dir.
+func openChip(t *testing.T, dir string) *chip {
+	t.Helper()
+	instance, err := swtpm.Start(context.Background(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
