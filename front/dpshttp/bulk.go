@@ -34,7 +34,7 @@ func (f front) bulk(kind enroll.Kind) func(http.ResponseWriter, serviceCall) err
 		if kind == enroll.Group {
 			items = nil
 			for _, g := range operation.EnrollmentGroups {
-				items = append(items, individualOf(g))
+				items = append(items, g.AsIndividual())
 			}
 		}
 		if len(items) == 0 {

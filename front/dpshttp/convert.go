@@ -39,44 +39,7 @@ func decodeEnrollment(kind enroll.Kind, b []byte) (dpsjson.IndividualEnrollment,
 		return dpsjson.DecodeIndividualEnrollment(b)
 	}
 	g, err := dpsjson.DecodeEnrollmentGroup(b)
-	return individualOf(g), err
-}
-
-func individualOf(g dpsjson.EnrollmentGroup) dpsjson.IndividualEnrollment {
-	return dpsjson.IndividualEnrollment{
-		RegistrationID:             g.EnrollmentGroupID,
-		Attestation:                g.Attestation,
-		Capabilities:               g.Capabilities,
-		IoTHubHostName:             g.IoTHubHostName,
-		InitialTwin:                g.InitialTwin,
-		ETag:                       g.ETag,
-		ProvisioningStatus:         g.ProvisioningStatus,
-		ReprovisionPolicy:          g.ReprovisionPolicy,
-		AllocationPolicy:           g.AllocationPolicy,
-		IoTHubs:                    g.IoTHubs,
-		CustomAllocationDefinition: g.CustomAllocationDefinition,
-		CredentialPolicyName:       g.CredentialPolicyName,
-	}
-}
-
-// groupOf is the way back for an answer.
-func groupOf(e dpsjson.IndividualEnrollment) dpsjson.EnrollmentGroup {
-	return dpsjson.EnrollmentGroup{
-		EnrollmentGroupID:          e.RegistrationID,
-		Attestation:                e.Attestation,
-		Capabilities:               e.Capabilities,
-		IoTHubHostName:             e.IoTHubHostName,
-		InitialTwin:                e.InitialTwin,
-		ETag:                       e.ETag,
-		ProvisioningStatus:         e.ProvisioningStatus,
-		ReprovisionPolicy:          e.ReprovisionPolicy,
-		CreatedDateTimeUTC:         e.CreatedDateTimeUTC,
-		LastUpdatedDateTimeUTC:     e.LastUpdatedDateTimeUTC,
-		AllocationPolicy:           e.AllocationPolicy,
-		IoTHubs:                    e.IoTHubs,
-		CustomAllocationDefinition: e.CustomAllocationDefinition,
-		CredentialPolicyName:       e.CredentialPolicyName,
-	}
+	return g.AsIndividual(), err
 }
 
 // entryOf returns what a client wrote as an entry. The service owns the entity
@@ -244,7 +207,7 @@ func shapeOf(e *enroll.Entry, keys visibility) (any, error) {
 		return nil, err
 	}
 	if e.Kind == enroll.Group {
-		return groupOf(body), nil
+		return body.AsGroup(), nil
 	}
 	return body, nil
 }

@@ -39,6 +39,49 @@ type EnrollmentGroup struct {
 	CredentialPolicyName       string                      `json:"credentialPolicyName,omitempty"`
 }
 
+// AsGroup returns e as the enrollment group whose ID is e's registration ID. What
+// only an individual enrollment has is left behind.
+func (e IndividualEnrollment) AsGroup() EnrollmentGroup {
+	return EnrollmentGroup{
+		EnrollmentGroupID:          e.RegistrationID,
+		Attestation:                e.Attestation,
+		Capabilities:               e.Capabilities,
+		IoTHubHostName:             e.IoTHubHostName,
+		InitialTwin:                e.InitialTwin,
+		ETag:                       e.ETag,
+		ProvisioningStatus:         e.ProvisioningStatus,
+		ReprovisionPolicy:          e.ReprovisionPolicy,
+		CreatedDateTimeUTC:         e.CreatedDateTimeUTC,
+		LastUpdatedDateTimeUTC:     e.LastUpdatedDateTimeUTC,
+		AllocationPolicy:           e.AllocationPolicy,
+		IoTHubs:                    e.IoTHubs,
+		CustomAllocationDefinition: e.CustomAllocationDefinition,
+		CredentialPolicyName:       e.CredentialPolicyName,
+	}
+}
+
+// AsIndividual returns g as an individual enrollment whose registration ID is the
+// group's ID: the two share all other members, and code that treats them alike
+// can work with one type.
+func (g EnrollmentGroup) AsIndividual() IndividualEnrollment {
+	return IndividualEnrollment{
+		RegistrationID:             g.EnrollmentGroupID,
+		Attestation:                g.Attestation,
+		Capabilities:               g.Capabilities,
+		IoTHubHostName:             g.IoTHubHostName,
+		InitialTwin:                g.InitialTwin,
+		ETag:                       g.ETag,
+		ProvisioningStatus:         g.ProvisioningStatus,
+		ReprovisionPolicy:          g.ReprovisionPolicy,
+		CreatedDateTimeUTC:         g.CreatedDateTimeUTC,
+		LastUpdatedDateTimeUTC:     g.LastUpdatedDateTimeUTC,
+		AllocationPolicy:           g.AllocationPolicy,
+		IoTHubs:                    g.IoTHubs,
+		CustomAllocationDefinition: g.CustomAllocationDefinition,
+		CredentialPolicyName:       g.CredentialPolicyName,
+	}
+}
+
 // DecodeIndividualEnrollment reads an individual enrollment. What it must have, an attestation for one, is for the
 // caller to check: a bulk delete sends almost nothing.
 func DecodeIndividualEnrollment(b []byte) (IndividualEnrollment, error) {

@@ -14,13 +14,13 @@ import (
 var group = entryKind{
 	kind: enroll.Group, command: "group", argument: "NAME",
 	create: func(ctx context.Context, s *service.Client, e entry) (entry, error) {
-		return entryOf(s.CreateGroup(ctx, groupOf(e)))
+		return entryOf(s.CreateGroup(ctx, e.AsGroup()))
 	},
 	read: func(ctx context.Context, s *service.Client, id string) (entry, error) {
 		return entryOf(s.Group(ctx, id))
 	},
 	update: func(ctx context.Context, s *service.Client, e entry) (entry, error) {
-		return entryOf(s.UpdateGroup(ctx, groupOf(e)))
+		return entryOf(s.UpdateGroup(ctx, e.AsGroup()))
 	},
 	keys: func(ctx context.Context, s *service.Client, id string) (*dpsjson.AttestationMechanism, error) {
 		return s.GroupAttestation(ctx, id)
@@ -37,48 +37,14 @@ var group = entryKind{
 			}
 		}
 	},
-	shape: func(e entry) any { return groupOf(e) },
-}
-
-func groupOf(e entry) dpsjson.EnrollmentGroup {
-	return dpsjson.EnrollmentGroup{
-		EnrollmentGroupID:          e.RegistrationID,
-		Attestation:                e.Attestation,
-		Capabilities:               e.Capabilities,
-		IoTHubHostName:             e.IoTHubHostName,
-		InitialTwin:                e.InitialTwin,
-		ETag:                       e.ETag,
-		ProvisioningStatus:         e.ProvisioningStatus,
-		ReprovisionPolicy:          e.ReprovisionPolicy,
-		CreatedDateTimeUTC:         e.CreatedDateTimeUTC,
-		LastUpdatedDateTimeUTC:     e.LastUpdatedDateTimeUTC,
-		AllocationPolicy:           e.AllocationPolicy,
-		IoTHubs:                    e.IoTHubs,
-		CustomAllocationDefinition: e.CustomAllocationDefinition,
-		CredentialPolicyName:       e.CredentialPolicyName,
-	}
+	shape: func(e entry) any { return e.AsGroup() },
 }
 
 func entryOf(g *dpsjson.EnrollmentGroup, err error) (entry, error) {
 	if err != nil {
 		return entry{}, err
 	}
-	return entry{
-		RegistrationID:             g.EnrollmentGroupID,
-		Attestation:                g.Attestation,
-		Capabilities:               g.Capabilities,
-		IoTHubHostName:             g.IoTHubHostName,
-		InitialTwin:                g.InitialTwin,
-		ETag:                       g.ETag,
-		ProvisioningStatus:         g.ProvisioningStatus,
-		ReprovisionPolicy:          g.ReprovisionPolicy,
-		CreatedDateTimeUTC:         g.CreatedDateTimeUTC,
-		LastUpdatedDateTimeUTC:     g.LastUpdatedDateTimeUTC,
-		AllocationPolicy:           g.AllocationPolicy,
-		IoTHubs:                    g.IoTHubs,
-		CustomAllocationDefinition: g.CustomAllocationDefinition,
-		CredentialPolicyName:       g.CredentialPolicyName,
-	}, nil
+	return g.AsIndividual(), nil
 }
 
 func newGroup(t *terminal) *cobra.Command {
