@@ -49,6 +49,11 @@ func TestWhatIsAskedFor(t *testing.T) {
 			json.NewEncoder(w).Encode([]provision.Decision{{RegistrationID: "pump/7", Outcome: "refused", ErrorCode: 401002, Time: time.Unix(0, 0).UTC()}})
 		case "GET /berth/v1/hubs":
 			io.WriteString(w, `[{"host":"h.example:8443","weight":3,"allocation":true}]`)
+		case "PUT /berth/v1/enrollmentGroups/reel/endorsementKeys":
+			if media := r.Header.Get("Content-Type"); media != "text/plain; charset=utf-8" {
+				t.Errorf("a list as %q", media)
+			}
+			io.WriteString(w, `{"count":2,"sha256":"AB","etag":"CD"}`)
 		case "DELETE /berth/v1/hubs/h.example:8443":
 			w.WriteHeader(http.StatusNoContent)
 		default:
@@ -73,6 +78,12 @@ func TestWhatIsAskedFor(t *testing.T) {
 		if err := c.UnlinkHub(ctx, link.Host); err != nil {
 			t.Error(err)
 		}
+		if l, err := c.PutEndorsementKeys(ctx, "reel", []byte("one\ntwo")); err != nil || *l != (admin.List{Count: 2, SHA256: "AB", ETag: "CD"}) {
+			t.Errorf("%+v, %v", l, err)
+		}
+		if _, err := c.PutEndorsementKeys(ctx, "", nil); err == nil {
+			t.Error("no group passed")
+		}
 		for _, host := range []string{"", "a/b", "a?b", "u@a"} {
 			if c.LinkHub(ctx, provision.LinkedHub{Host: host}) == nil || c.UnlinkHub(ctx, host) == nil {
 				t.Errorf("%q passed", host)
@@ -83,7 +94,8 @@ func TestWhatIsAskedFor(t *testing.T) {
 		}
 	})
 	want := []string{"GET /berth/v1/version", "GET /berth/v1/decisions/pump%2F7", "GET /berth/v1/hubs",
-		`PUT /berth/v1/hubs/h.example:8443 {"weight":3,"allocation":true}`, "DELETE /berth/v1/hubs/h.example:8443"}
+		`PUT /berth/v1/hubs/h.example:8443 {"weight":3,"allocation":true}`, "DELETE /berth/v1/hubs/h.example:8443",
+		"PUT /berth/v1/enrollmentGroups/reel/endorsementKeys one\ntwo"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}

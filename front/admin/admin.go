@@ -1,9 +1,10 @@
 // Package admin is Berth's own REST API, for operators and the berth command:
 // why a device was refused, which hubs are linked to the provisioning scope,
-// and what devices sent. Beside it are the probes of an orchestrator.
+// which TPMs a group lists, and what devices sent. Beside it are the probes of an orchestrator.
 //
 // Except for the probes, a request carries a SAS token of a shared access
-// policy of the scope with the right ServiceConfig. Bodies are JSON; an error
+// policy of the scope with the right ServiceConfig, or EnrollmentWrite where it
+// changes an enrollment group. Bodies are JSON; an error
 // is {"error":{"kind","code","message","trackingId"}}.
 package admin
 
@@ -53,6 +54,7 @@ type Config struct {
 
 	Decisions Explainer
 	Links     Links
+	Lists     Lists
 	Messages  Messages
 
 	Version string // of this program
@@ -83,6 +85,7 @@ func New(c Config) http.Handler {
 			{Method: http.MethodGet, Pattern: "/berth/v1/hubs", Serve: f.operator(f.hubs)},
 			{Method: http.MethodPut, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.link)},
 			{Method: http.MethodDelete, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.unlink)},
+			{Method: http.MethodPut, Pattern: "/berth/v1/enrollmentGroups/{id}/endorsementKeys", Serve: f.putList},
 			{Method: http.MethodGet, Pattern: "/berth/v1/hubs/{host}/messages", Serve: f.operator(f.messages)},
 		},
 		Refuse:    refuse,

@@ -42,6 +42,7 @@ type server struct {
 	*httptest.Server
 	store     *sqlite.Store
 	registrar *provision.Registrar
+	enroller  *provision.Enroller
 	owner     access.Policy
 	ready     error
 	drain     func()
@@ -73,10 +74,11 @@ func start(t *testing.T) *server {
 		Enrollments: store, Records: store, Scopes: store, Hubs: nil, Secrets: secrets, Journal: journal,
 		Now: time.Now, Random: rand.Reader, ChallengeWindow: time.Minute,
 	})
+	s.enroller = provision.NewEnroller(provision.EnrollerConfig{Store: store, Records: store, Journal: journal, Now: time.Now, Random: rand.Reader})
 	s.Server = httptest.NewServer(New(Config{
 		Scope: scope, Hosts: []string{host, "localhost"}, Policies: store,
-		Decisions: provision.NewEnroller(provision.EnrollerConfig{Store: store, Records: store, Journal: journal, Now: time.Now, Random: rand.Reader}),
-		Links:     store, Messages: store, Version: "1.2.3",
+		Decisions: s.enroller,
+		Links:     store, Lists: s.enroller, Messages: store, Version: "1.2.3",
 		Ready:    func(context.Context) error { return s.ready },
 		Draining: draining,
 		Logger:   slog.New(slog.DiscardHandler), Random: rand.Reader, Now: time.Now,
