@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/hub"
@@ -73,11 +74,11 @@ func (s *Store) Move(ctx context.Context, from hub.Place, host string, id device
 	}
 	return s.transact(ctx, func(ctx context.Context, t *tx) error {
 		left, old := new(record.Home), new(record.Home)
-		first, second := s.lock(from, &left), s.lock(to, &old)
+		first, second := []query{reserve(from), s.lock(from, &left)}, []query{reserve(to), s.lock(to, &old)}
 		if to.Hub < from.Hub || to.Hub == from.Hub && to.ID < from.ID {
 			first, second = second, first // the same order for all, so that nobody waits in a circle
 		}
-		if err := t.read(ctx, first, second); err != nil {
+		if err := t.read(ctx, append(first, second...)...); err != nil {
 			return err
 		}
 		d, twin, err := decide(old.Device, old.Twin, left.Device, left.Twin)
@@ -95,6 +96,14 @@ func (s *Store) Move(ctx context.Context, from hub.Place, host string, id device
 // it.
 func (s *Store) lock(at hub.Place, h **record.Home) query {
 	return query{into(h, s.codec.Home), lockHome, []any{at.Hub, string(at.ID)}}
+}
+
+// reserve keeps other moves from a place, also while nothing is there to lock:
+// two that cross would each find the other's destination empty.
+func reserve(at hub.Place) query {
+	h := fnv.New64a()
+	h.Write([]byte(at.Hub + "/" + string(at.ID)))
+	return query{func(*record.Row) error { return nil }, "SELECT pg_advisory_xact_lock($1)", []any{int64(h.Sum64())}}
 }
 
 // writeHome makes d and twin what is at the place where old was.

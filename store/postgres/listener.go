@@ -34,9 +34,8 @@ const selectNews = `SELECT (SELECT value FROM counter WHERE name = 'change'), (S
 
 // A listener hears what other servers have to tell, on a connection of its own.
 type listener struct {
-	store   *Store
-	conn    *pgx.Conn // nil while there is none
-	changes int64     // the counter "change" that the caches go with
+	store *Store
+	conn  *pgx.Conn // nil while there is none
 }
 
 // connect makes the connection, listens and then asks: what happened before is
@@ -64,9 +63,9 @@ func (l *listener) check(ctx context.Context) error {
 		return sorted(l.conn, err)
 	}
 	l.store.outgrown.Store(now.accepts(len(steps())) != nil)
-	if changes != l.changes {
+	if changes != l.store.changes.Load() {
 		l.store.forgetAll()
-		l.changes = changes
+		l.store.changes.Store(changes)
 	}
 	l.store.confirmed.Store(&asked)
 	l.store.news.Publish(uint64(sequence))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -16,6 +15,10 @@ import (
 )
 
 const (
+	// defaultConnections bounds the connections where the DSN says nothing. More
+	// of them share a flush to the disk; the servers together must stay below
+	// PostgreSQL's max_connections, which is 100 unless changed.
+	defaultConnections = 16
 	// connectTimeout bounds making one connection, where the DSN says nothing.
 	connectTimeout = 5 * time.Second
 	// acquireTimeout bounds how long a call waits for one of the others to give
@@ -67,7 +70,7 @@ func parse(dsn string) (config *pgx.ConnConfig, connections int, err error) {
 		return nil, 0, errors.New("the connection string is not in order: postgres://user:password@host:port/database and " +
 			"host=… user=… password=… dbname=… are the two forms")
 	}
-	connections = max(4, 4*runtime.GOMAXPROCS(0))
+	connections = defaultConnections
 	if text, ok := config.RuntimeParams["pool_max_conns"]; ok {
 		if connections, err = strconv.Atoi(text); err != nil || connections < 1 {
 			return nil, 0, errors.New("pool_max_conns in the connection string is not a positive number")

@@ -62,7 +62,9 @@ type Store struct {
 	groups cache.Cache[groupKey, []*enroll.Entry]
 	scopes cache.Cache[device.IDScope, *provision.Scope]
 	linked cache.Cache[device.IDScope, []provision.LinkedHub]
-	// confirmed is when the caches were last known to be current.
+	// changes is the counter "change" that the caches go with, and confirmed is
+	// when they were last known to be current. The listener sets both.
+	changes   atomic.Int64
 	confirmed atomic.Pointer[time.Time]
 	news      news.News
 	// outgrown says that a newer program upgraded the schema to one that this

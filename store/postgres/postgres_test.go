@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"os"
@@ -25,6 +26,10 @@ var started struct {
 }
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(crashDir); dir != "" {
+		fmt.Fprintln(os.Stderr, writeUntilKilled(context.Background(), dir, os.Args[1]))
+		os.Exit(1)
+	}
 	code := m.Run()
 	if started.server != nil {
 		if err := started.server.Stop(); err != nil {
@@ -67,7 +72,7 @@ func serverKey(t testing.TB) *soft.Key {
 	return key
 }
 
-// open opens a store that the test closes.
+// openAt opens a store that the test closes.
 func openAt(t testing.TB, dsn string, key *soft.Key) *Store {
 	t.Helper()
 	s, err := Open(t.Context(), dsn, key)

@@ -134,10 +134,14 @@ func readStep(name string) (text string, minimum int, err error) {
 	return string(b), minimum, err
 }
 
-// readSchema returns the zero schema where there is none yet.
+// readSchema returns the zero schema where there is none yet. It looks for the
+// table with a query: to_regclass has been seen not to find one that was made
+// while this session waited for the lock.
 func readSchema(ctx context.Context, c *pgx.Conn) (s schema, err error) {
 	var exists bool
-	if err := c.QueryRow(ctx, "SELECT to_regclass('berth_schema') IS NOT NULL").Scan(&exists); err != nil || !exists {
+	err = c.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM information_schema.tables
+		WHERE table_schema = current_schema() AND table_name = 'berth_schema')`).Scan(&exists)
+	if err != nil || !exists {
 		return s, sorted(c, err)
 	}
 	err = c.QueryRow(ctx, "SELECT version, minimum_reader FROM berth_schema").Scan(&s.version, &s.minimumReader)

@@ -6,6 +6,8 @@ import (
 	"github.com/berth-iot/berth/access"
 )
 
+const selectPolicies = "SELECT name, rights, keys FROM policy WHERE owner = ? ORDER BY name"
+
 // PutPolicy creates or replaces the policy of owner that has p's name, which
 // is compared without case.
 func (s *Store) PutPolicy(ctx context.Context, owner access.Owner, p access.Policy) error {
@@ -22,5 +24,5 @@ func (s *Store) PutPolicy(ctx context.Context, owner access.Owner, p access.Poli
 
 // Policies implements access.Policies. Names are ordered without case.
 func (s *Store) Policies(ctx context.Context, owner access.Owner) ([]access.Policy, error) {
-	return list(ctx, s, s.codec.Policy(owner), "SELECT name, rights, keys FROM policy WHERE owner = ? ORDER BY name", string(owner))
+	return list(ctx, s, s.codec.Policy(owner), selectPolicies, string(owner))
 }

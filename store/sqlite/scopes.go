@@ -9,6 +9,8 @@ import (
 	"github.com/berth-iot/berth/store/internal/record"
 )
 
+const selectLinked = "SELECT host, weight, allocation FROM linked_hub WHERE scope = ? ORDER BY host"
+
 // PutScope creates or replaces a provisioning tenant.
 func (s *Store) PutScope(ctx context.Context, scope provision.Scope) error {
 	return s.write(ctx, func(t *tx) error {
@@ -72,8 +74,7 @@ func (s *Store) DeleteLinkedHub(ctx context.Context, scope device.IDScope, host 
 // Linked returns the hubs of scope, ordered by host without case.
 func (s *Store) Linked(ctx context.Context, scope device.IDScope) ([]provision.LinkedHub, error) {
 	hubs, err := s.linked.Get(ctx, scope, func(ctx context.Context) ([]provision.LinkedHub, error) {
-		return list(ctx, s, record.LinkedHub,
-			"SELECT host, weight, allocation FROM linked_hub WHERE scope = ? ORDER BY host", string(scope))
+		return list(ctx, s, record.LinkedHub, selectLinked, string(scope))
 	})
 	return slices.Clone(hubs), err
 }

@@ -224,6 +224,29 @@ var deviceRules = []rule{
 		}
 		isHome(t, s, "hub-1", "pump-8", stays, staysTwin)
 	}},
+	{"a device that races between two hubs is at one of them", func(t *testing.T, s Store) {
+		race(16, func(i int) error {
+			from, to := hub.Place{Hub: "hub-1", ID: "pump-7"}, hub.Place{Hub: "hub-2", ID: "pump-7"}
+			if i%2 == 0 {
+				from, to = to, from
+			}
+			err := s.Move(t.Context(), from, to.Hub, to.ID, func(at *hub.Device, _ *hub.Twin, left *hub.Device, _ *hub.Twin) (*hub.Device, *hub.Twin, error) {
+				if at != nil && left != nil {
+					return nil, nil, errors.New("it is at both hubs")
+				}
+				return &hub.Device{Hub: to.Hub, ID: to.ID}, nil, nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			return err
+		})
+		_, err1 := s.Device(t.Context(), "hub-1", "pump-7")
+		_, err2 := s.Device(t.Context(), "hub-2", "pump-7")
+		if (err1 == nil) == (err2 == nil) {
+			t.Errorf("it is at both hubs or at none: %v, %v", err1, err2)
+		}
+	}},
 	{"a device may move from where nothing is", func(t *testing.T, s Store) {
 		d, twin := home("hub-2", "pump-7")
 		noError(t, s.Move(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, "hub-2", "pump-7",

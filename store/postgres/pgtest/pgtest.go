@@ -167,6 +167,9 @@ func (s *Server) run() error {
 // DSN names the server's database "postgres".
 func (s *Server) DSN() string { return "host=" + s.dir + " user=postgres dbname=postgres" }
 
+// Directory has the server's socket.
+func (s *Server) Directory() string { return s.dir }
+
 // Schema makes an empty schema in the database and returns a DSN that leads
 // there.
 func (s *Server) Schema(ctx context.Context) (dsn string, err error) {

@@ -1,0 +1,214 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/berth-iot/berth/hsm/soft"
+	"github.com/berth-iot/berth/hub"
+)
+
+// copyOf writes the snapshot of a database to a new file, mode 0600.
+func copyOf(t *testing.T, path string) string {
+	t.Helper()
+	s, err := OpenSnapshot(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	to := filepath.Join(t.TempDir(), "copy.db")
+	f, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Copy(t.Context(), f), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(to); err != nil || info.Size() != s.Size() {
+		t.Errorf("the copy has %d bytes, %v; Size is %d", info.Size(), err, s.Size())
+	}
+	return to
+}
+
+// writeMessages appends as fast as the disk takes it until ctx ends, and counts
+// what was acknowledged.
+func writeMessages(ctx context.Context, t *testing.T, s *Store, acknowledged *atomic.Int64) {
+	for ctx.Err() == nil {
+		err := s.Append(context.Background(), []*hub.Message{{Hub: "hub-1", DeviceID: "d", Enqueued: time.Now(), Body: make([]byte, 3000)}})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		acknowledged.Add(1)
+	}
+}
+
+// Whatever was acknowledged before the snapshot began is in it, and it is one
+// moment's, although the log is moved into the file meanwhile.
+func TestASnapshotUnderLoadIsWholeAndLacksNothing(t *testing.T) {
+	path, key := filepath.Join(t.TempDir(), "berth.db"), serverKey(t)
+	s, err := Open(t.Context(), path, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	var load sync.WaitGroup
+	var acknowledged atomic.Int64
+	for range 4 {
+		load.Go(func() { writeMessages(ctx, t, s, &acknowledged) })
+	}
+	for round := range 8 {
+		for goal := int64(round+1) * 200; acknowledged.Load() < goal && !t.Failed(); {
+			if err := s.Wait(ctx, uint64(acknowledged.Load())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := acknowledged.Load()
+		restored, err := Open(t.Context(), copyOf(t, path), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkIntegrity(t, restored)
+		last, err := restored.LastSequence(t.Context())
+		if err != nil || int64(last) < before {
+			t.Errorf("%d messages were acknowledged, the snapshot ends with %d, %v", before, last, err)
+		}
+		all, err := restored.Read(t.Context(), "hub-1", 0, int(last)+1)
+		if err != nil || len(all) != int(last) {
+			t.Errorf("the snapshot has %d messages up to number %d, %v", len(all), last, err)
+		}
+		if err := restored.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	stop()
+	load.Wait()
+}
+
+// After a kill the newest writes are in the log alone.
+func TestASnapshotReadsTheLogOfAKilledServer(t *testing.T) {
+	dir := t.TempDir()
+	path, key := filepath.Join(dir, "berth.db"), serverKey(t)
+	s, err := Open(t.Context(), path, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Append(t.Context(), []*hub.Message{{Hub: "hub-1", DeviceID: "d", Enqueued: time.Now()}}); err != nil {
+		t.Fatal(err)
+	}
+	left := t.TempDir() // what a kill leaves is what is in the files now
+	for _, name := range []string{"berth.db-wal", "berth.db-shm", "berth.db"} {
+		b, err := os.ReadFile(path[:len(path)-len("berth.db")] + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(left, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, dir := range map[string]string{"killed": left, "stopped": dir} {
+		restored, err := Open(t.Context(), copyOf(t, filepath.Join(dir, "berth.db")), key)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if last, err := restored.LastSequence(t.Context()); err != nil || last != 1 {
+			t.Errorf("%s: the snapshot has %d messages, %v", name, last, err)
+		}
+		restored.Close()
+	}
+}
+
+func TestSnapshotJudgesADatabase(t *testing.T) {
+	key := serverKey(t)
+	for _, c := range []struct {
+		name  string
+		spoil func(t *testing.T, path string)
+		key   *soft.Key
+		want  string // in the error of opening or checking
+	}{
+		{"a good one", func(*testing.T, string) {}, key, ""},
+		{"another key", func(*testing.T, string) {}, serverKey(t), "sealed under another server key"},
+		{"none", func(t *testing.T, path string) { os.Remove(path) }, key, "no such file"},
+		{"an empty file", func(t *testing.T, path string) { os.WriteFile(path, nil, 0o600) }, key, "its schema is 0"},
+		{"no database", func(t *testing.T, path string) { os.WriteFile(path, bytes.Repeat([]byte("x"), 8192), 0o600) }, key, "not a database"},
+		{"a newer one", func(t *testing.T, path string) { run(t, path, "PRAGMA user_version = 999") }, key, "its schema is 999"},
+		{"another program's", func(t *testing.T, path string) { run(t, path, "PRAGMA application_id = 7") }, key, "another program"},
+		{"a damaged page", func(t *testing.T, path string) {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := 8192; i < len(b); i++ {
+				b[i] ^= 0x5a
+			}
+			if err := os.WriteFile(path, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, key, "damaged"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "berth.db")
+			openAndClose(t, path, key)
+			c.spoil(t, path)
+			err := judge(t.Context(), path, c.key)
+			if got := errorText(err); c.want == "" && err != nil || !strings.Contains(got, c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+func judge(ctx context.Context, path string, key *soft.Key) error {
+	s, err := OpenSnapshot(path)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return errors.Join(s.Check(ctx, true), s.OpensWith(key))
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// run changes a database behind the store's back.
+func run(t *testing.T, path, script string) {
+	t.Helper()
+	c, err := connect(dsn(path) + "&mode=rw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(c.script(script), c.close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestACopyEndsWithItsContext(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "berth.db")
+	openAndClose(t, path, serverKey(t))
+	s, err := OpenSnapshot(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Copy(ctx, new(bytes.Buffer)); !errors.Is(err, context.Canceled) {
+		t.Errorf("copying ended with %v", err)
+	}
+}
