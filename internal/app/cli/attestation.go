@@ -26,6 +26,7 @@ type attestation struct {
 	x509, secondaryX509      string // files
 	tpm                      string // base64 or @file
 	storageRootKey           string // base64 or @file
+	group                    tpmGroup
 	kind                     enroll.Kind
 }
 
@@ -43,6 +44,8 @@ func (a *attestation) flags(c *cobra.Command) {
 	if a.kind == enroll.Individual {
 		f.StringVar(&a.tpm, "tpm", "", "endorsement `key` of the device's TPM: TPM2B_PUBLIC in base64, or @FILE")
 		f.StringVar(&a.storageRootKey, "storage-root-key", "", "also pin the TPM's storage root `key`, which changes when the TPM is cleared; base64 or @FILE")
+	} else {
+		a.group.flags(c)
 	}
 }
 
@@ -55,12 +58,12 @@ func (a *attestation) mechanism() (dpsjson.AttestationType, error) {
 	if a.x509 != "" || a.secondaryX509 != "" {
 		asked = append(asked, dpsjson.AttestationX509)
 	}
-	if a.tpm != "" {
+	if a.tpm != "" || a.group.asked() {
 		asked = append(asked, dpsjson.AttestationTPM)
 	}
 	switch {
 	case len(asked) > 1:
-		return "", usageError{fmt.Errorf("--key, --x509%s are different ways to prove who one is: choose one", a.ortpm(" and --tpm"))}
+		return "", usageError{fmt.Errorf("--key, --x509%s are different ways to prove who one is: choose one", a.orTPM())}
 	case a.storageRootKey != "" && a.tpm == "":
 		return "", usageError{errors.New("--storage-root-key goes with --tpm")}
 	case len(asked) == 0:
@@ -69,12 +72,12 @@ func (a *attestation) mechanism() (dpsjson.AttestationType, error) {
 	return asked[0], nil
 }
 
-// ortpm returns s where a TPM is an option.
-func (a *attestation) ortpm(s string) string {
+// orTPM ends the list of flags that are ways to prove who one is.
+func (a *attestation) orTPM() string {
 	if a.kind == enroll.Individual {
-		return s
+		return " and --tpm"
 	}
-	return ""
+	return ", --tpm-roots and --tpm-list"
 }
 
 // apply makes e's attestation what the flags ask for. What they leave open
@@ -90,10 +93,13 @@ func (t *terminal) apply(a attestation, e *dpsjson.IndividualEnrollment, old boo
 	case dpsjson.AttestationX509:
 		return t.applyCertificates(a, e)
 	case dpsjson.AttestationTPM:
+		if a.kind == enroll.Group {
+			return t.applyTPMGroup(a.group, e)
+		}
 		return t.applyTPM(a, e)
 	}
 	if !old {
-		return usageError{fmt.Errorf("how do its devices prove who they are? Name one of --key, --x509%s", a.ortpm(" and --tpm"))}
+		return usageError{fmt.Errorf("how do its devices prove who they are? Name one of --key, --x509%s", a.orTPM())}
 	}
 	return nil
 }

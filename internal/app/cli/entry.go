@@ -38,6 +38,8 @@ type entryKind struct {
 	remove         func(ctx context.Context, s *service.Client, id, etag string) error
 	list           func(ctx context.Context, s *service.Client) iter.Seq2[entry, error]
 	shape          func(entry) any // as the service API writes it
+	decode         func([]byte) (entry, error)
+	bulk           func(ctx context.Context, s *service.Client, mode dpsjson.BulkMode, items []entry) ([]error, error)
 }
 
 // settings are what the command line says about an enrollment besides its
@@ -147,6 +149,10 @@ func (k entryKind) newCreate(o *operator, use, short, long, example string) *cob
 			if err := o.apply(a, &e, false); err != nil {
 				return err
 			}
+			list, err := o.readList(a.group.list)
+			if err != nil {
+				return err
+			}
 			if err := o.applySettings(c, s, &e); err != nil {
 				return err
 			}
@@ -157,6 +163,9 @@ func (k entryKind) newCreate(o *operator, use, short, long, example string) *cob
 			made, err := k.create(c.Context(), client, e)
 			if err != nil {
 				return k.explain(err, args[0])
+			}
+			if made, err = k.withList(c.Context(), o, client, made, list); err != nil {
+				return err
 			}
 			if !o.json() && a.key && a.primaryKey == "" {
 				fmt.Fprintf(o.err, "Keys were made; they are secret:\n  berth %s show %s --keys\n\n", k.command, args[0])
@@ -230,6 +239,10 @@ func (k entryKind) newUpdate(o *operator, short, long, example string) *cobra.Co
 			if !anyGiven(c) {
 				return usageError{fmt.Errorf("update: nothing to change was named; see berth %s update --help", k.command)}
 			}
+			list, err := o.readList(a.group.list)
+			if err != nil {
+				return err
+			}
 			client, err := o.service()
 			if err != nil {
 				return err
@@ -251,6 +264,9 @@ func (k entryKind) newUpdate(o *operator, short, long, example string) *cobra.Co
 			if err != nil {
 				return k.explain(err, args[0])
 			}
+			if changed, err = k.withList(c.Context(), o, client, changed, list); err != nil {
+				return err
+			}
 			return o.showEntry(k, changed)
 		},
 	}
@@ -258,6 +274,18 @@ func (k entryKind) newUpdate(o *operator, short, long, example string) *cobra.Co
 	s.flags(c, k.kind)
 	c.Flags().StringVar(&etag, "etag", "", "change it only while it has this entity `tag` (default: the one just read; * is any)")
 	return c
+}
+
+// withList uploads a group's list, where there is one to upload, and returns what
+// the group e has become.
+func (k entryKind) withList(ctx context.Context, o *operator, s *service.Client, e entry, list []byte) (entry, error) {
+	if list == nil {
+		return e, nil
+	}
+	if err := o.upload(ctx, e.RegistrationID, list); err != nil {
+		return e, err
+	}
+	return k.read(ctx, s, e.RegistrationID)
 }
 
 func (k entryKind) newDelete(o *operator, short, long, example string) *cobra.Command {
@@ -371,6 +399,8 @@ func attestationRows(m *dpsjson.AttestationMechanism) [][]string {
 	switch {
 	case m == nil:
 		return nil
+	case m.TPM != nil && m.TPM.EndorsementKey == nil:
+		return tpmGroupRows(m.TPM)
 	case m.TPM != nil:
 		rows := [][]string{{"Attestation", "tpm"}, {"Endorsement key", base64Text(m.TPM.EndorsementKey)}}
 		if len(m.TPM.StorageRootKey) > 0 {

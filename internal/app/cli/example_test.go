@@ -69,6 +69,7 @@ func prepare(t *testing.T, command, tpm string) {
 		"new.key":     "cHVtcC03LCBhIG5ld2VyIGtleSwgMzIgYnl0ZXMuLi4=",
 		"fleet.key":   "dGhlIGZsZWV0J3MgZ3JvdXAga2V5LCAzMiBieXRlcy4=",
 		"rig.key":     "dGhlIHJpZydzIGdyb3VwIGtleSwgMzIgYnl0ZXMuLi4=",
+		"reel.csv":    "serial;endorsementKey\n1;000b4a1f2d6c8e0b93755a7e6f10c2d4b68a1c3e5f708192a3b4c5d6e7f8091a2b3c\n",
 		"twin.json":   `{"tags": {"site": "north"}, "properties": {"desired": {"interval": 60}}}`,
 	} {
 		if err := os.WriteFile(name, []byte(text+"\n"), 0o600); err != nil {
@@ -97,11 +98,15 @@ func prepare(t *testing.T, command, tpm string) {
 		"berth enrollment create chip-1 --tpm @ek.b64",
 		"berth group create fleet --primary-key-file fleet.key",
 		"berth group create works --x509 ca.pem",
+		"berth group create reel-1 --tpm-list reel.csv",
 		"berth device --registration-id pump-7 --key pump-7.key --send hello",
 		"berth device --registration-id unit-1 --group-key fleet.key",
 		"berth device --registration-id pump-7 --key pump-7.key",
 	} {
 		runExample(t, "", line, tpm)
+	}
+	if command == "berth restore" {
+		runExample(t, "", "berth backup before-upgrade.tar", tpm)
 	}
 	if command == "berth hub unlink" {
 		runExample(t, "", "berth hub link spare.example.com --no-allocation", tpm)

@@ -39,6 +39,9 @@ func startServer(data string) (config app.Config, stop func() error, err error) 
 //	leaf.pem, leaf.key        leaf-1's self-signed certificate
 //	next.pem, next.key        another one of leaf-1
 //	expired.pem, expired.key  expired-1's, of three years ago
+//	vendor.pem                a root of a TPM vendor
+//	swtpm.pem                 one with the name of swtpm's CA, and
+//	swtpm-issuer.pem          the intermediate below it
 func writeCertificates(dir string) error {
 	now := time.Now()
 	root, err := pki.NewRoot("Plant CA", now, rand.Reader)
@@ -58,6 +61,23 @@ func writeCertificates(dir string) error {
 	}
 	if err := writeLeaf(dir, "chain", unit); err != nil {
 		return err
+	}
+	vendor, err := pki.NewRoot("Vendor TPM Root", now, rand.Reader)
+	if err != nil {
+		return err
+	}
+	swtpm, err := pki.NewRoot("swtpm-localca-rootca", now, rand.Reader)
+	if err != nil {
+		return err
+	}
+	issuer, err := swtpm.NewIntermediate("swtpm-localca", now, rand.Reader)
+	if err != nil {
+		return err
+	}
+	for name, ca := range map[string]*pki.Issuer{"vendor": vendor, "swtpm": swtpm, "swtpm-issuer": issuer} {
+		if err := os.WriteFile(filepath.Join(dir, name+".pem"), pki.EncodeCertificates(ca.Certificate), 0o644); err != nil {
+			return err
+		}
 	}
 	for name, of := range map[string]struct {
 		id   string

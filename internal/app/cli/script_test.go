@@ -136,16 +136,31 @@ func member(ts *testscript.TestScript, path string) (string, bool) {
 	return fmt.Sprint(v), true
 }
 
-// tpm NAME makes a software TPM. Its address is in $NAME and its endorsement
-// key in NAME.ek.
+// tpm NAME [CA] makes a software TPM. Its address is in $NAME and its endorsement
+// key in NAME.ek. With a CA it is certified as a plant does it, and CA.pem and
+// CA-issuer.pem are the certificates above.
 func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: tpm NAME")
+	if neg || len(args) == 0 || len(args) > 2 {
+		ts.Fatalf("usage: tpm NAME [CA]")
 	}
 	dir := ts.MkAbs("tpm-" + args[0])
+	if len(args) == 2 {
+		manufacture(ts, dir, args[1])
+	}
 	chip, err := swtpm.Start(context.Background(), dir)
 	ts.Check(err)
 	ts.Defer(func() { ts.Check(chip.Stop()) })
 	ts.Check(writeEndorsementKey(chip.Address(), ts.MkAbs(args[0]+".ek")))
 	ts.Setenv(args[0], chip.Address())
+}
+
+func manufacture(ts *testscript.TestScript, dir, name string) {
+	ca, err := swtpm.NewCA(ts.MkAbs("ca-" + name))
+	ts.Check(err)
+	ts.Check(ca.Manufacture(context.Background(), dir))
+	for file, from := range map[string]string{name + ".pem": ca.Root(), name + "-issuer.pem": ca.Issuer()} {
+		b, err := os.ReadFile(from)
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(file), b, 0o644))
+	}
 }
