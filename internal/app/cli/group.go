@@ -97,7 +97,6 @@ that are at home at a hub stay there until they register again.`,
 		group.newDelete(o, "Delete one group", `Delete one group. Its devices keep their identities at their hubs and the records
 of their registrations, but cannot register again.`,
 			`  berth group delete fleet`),
-		newGroupImport(o), newGroupExport(o),
 	)
 	return c
 }
