@@ -36,6 +36,7 @@ type Config struct {
 	// DrainTimeout is how long running requests may take to finish at shutdown.
 	DrainTimeout Duration `toml:"drain_timeout"`
 
+	Store        StoreConfig        `toml:"store"`
 	TLS          TLSConfig          `toml:"tls"`
 	Limits       LimitsConfig       `toml:"limits"`
 	Metrics      MetricsConfig      `toml:"metrics"`
@@ -48,6 +49,14 @@ type Config struct {
 	// Now is the server's clock, the system's where it is nil. It is not in the
 	// file.
 	Now func() time.Time `toml:"-"`
+}
+
+// StoreConfig says where everything the server knows is kept.
+type StoreConfig struct {
+	// PostgresDSNFile is a file of mode 0600 with a connection string of a
+	// PostgreSQL database, which several servers can share. Empty means the file
+	// berth.db, for one server.
+	PostgresDSNFile string `toml:"postgres_dsn_file"`
 }
 
 // TLSConfig names the server's certificates.

@@ -22,7 +22,6 @@ import (
 	"github.com/berth-iot/berth/hsm/soft"
 	"github.com/berth-iot/berth/pki"
 	"github.com/berth-iot/berth/provision"
-	"github.com/berth-iot/berth/store/sqlite"
 )
 
 // The files of a data directory.
@@ -60,6 +59,10 @@ type InitOptions struct {
 	Listen string   // empty means :443
 	RSA    bool     // also make an RSA server certificate, for clients without ECDSA
 	Scope  string   // the ID scope; empty means a fresh one
+
+	// PostgresDSNFile is the file with the connection string of the PostgreSQL
+	// database to use; empty means a database file in the directory.
+	PostgresDSNFile string
 
 	Config func(*Config) // may change the configuration that is written; or nil
 }
@@ -134,6 +137,13 @@ func newConfig(o InitOptions, data string) (Config, error) {
 	if o.RSA {
 		c.TLS.Certificates = append(c.TLS.Certificates, CertificateFiles{serverRSACert, serverRSAKey})
 	}
+	if o.PostgresDSNFile != "" {
+		path, err := filepath.Abs(o.PostgresDSNFile)
+		if err != nil {
+			return c, err
+		}
+		c.Store.PostgresDSNFile = path
+	}
 	if c.IDScope == "" {
 		b := make([]byte, 4)
 		if _, err := io.ReadFull(rand.Reader, b); err != nil {
@@ -193,7 +203,7 @@ func makeDatabase(ctx context.Context, c Config, o InitOptions, dir string) erro
 	if err != nil {
 		return err
 	}
-	db, err := sqlite.Open(ctx, filepath.Join(dir, databaseFile), seal)
+	db, err := openDatabase(ctx, c, seal)
 	if err != nil {
 		return err
 	}

@@ -4,54 +4,52 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"sync"
+	"sync/atomic"
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/provision"
-	"github.com/berth-iot/berth/store/sqlite"
 )
 
 // hubs are the hubs of this process: it links them to the scope, tells requests
 // which hub they mean, and lets the provisioning service give devices their
 // identities there.
 type hubs struct {
-	store   *sqlite.Store
+	store   store
+	scope   device.IDScope
 	service *hub.Service
 
-	mu    sync.RWMutex        // guards known
-	known map[string]hub.Host // by name, without port
+	// known are the linked hubs as they were last seen, for when the store
+	// cannot say: their devices are to hear that it is unavailable, and not that
+	// there is no such hub.
+	known atomic.Pointer[[]provision.LinkedHub]
 }
 
-func openHubs(ctx context.Context, store *sqlite.Store, scope device.IDScope) (*hubs, error) {
-	h := &hubs{store: store}
+func openHubs(ctx context.Context, store store, scope device.IDScope) (*hubs, error) {
+	h := &hubs{store: store, scope: scope}
 	linked, err := store.Linked(ctx, scope)
 	if err != nil {
 		return nil, fmt.Errorf("reading the linked hubs: %w", err)
 	}
-	h.know(linked)
+	h.known.Store(&linked)
 	return h, nil
 }
 
-func (h *hubs) know(linked []provision.LinkedHub) {
-	known := make(map[string]hub.Host)
-	for _, l := range linked {
-		name := hub.HostName(l.Host)
-		known[name] = hub.Host{Name: name}
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.known = known
-}
-
-// Hub returns the hub of a name in lower case without a port.
+// Hub returns the hub of a name in lower case without a port. Another server
+// may have linked it; the store has the list in memory.
 func (h *hubs) Hub(name string) (hub.Host, bool) {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	host, ok := h.known[name]
-	return host, ok
+	linked, err := h.store.Linked(context.Background(), h.scope)
+	if err == nil {
+		h.known.Store(&linked)
+	}
+	for _, l := range *h.known.Load() {
+		if hub.HostName(l.Host) == name {
+			return hub.Host{Name: name}, true
+		}
+	}
+	return hub.Host{}, false
 }
 
 // Linked returns the hubs of scope, ordered by host.
@@ -76,28 +74,13 @@ func (h *hubs) PutLinkedHub(ctx context.Context, scope device.IDScope, l provisi
 			return err
 		}
 	}
-	if err := h.store.PutLinkedHub(ctx, scope, l); err != nil {
-		return err
-	}
-	return h.relearn(ctx, scope)
+	return h.store.PutLinkedHub(ctx, scope, l)
 }
 
 // DeleteLinkedHub takes a hub out of the scope. Its devices and policies stay in the
 // database, and are there when it is linked again.
 func (h *hubs) DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error {
-	if err := h.store.DeleteLinkedHub(ctx, scope, host); err != nil {
-		return err
-	}
-	return h.relearn(ctx, scope)
-}
-
-func (h *hubs) relearn(ctx context.Context, scope device.IDScope) error {
-	linked, err := h.store.Linked(ctx, scope)
-	if err != nil {
-		return err
-	}
-	h.know(linked)
-	return nil
+	return h.store.DeleteLinkedHub(ctx, scope, host)
 }
 
 // Assign gives a device its identity at a hub of this process.

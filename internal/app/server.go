@@ -25,7 +25,6 @@ import (
 	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/limit"
 	"github.com/berth-iot/berth/provision"
-	"github.com/berth-iot/berth/store/sqlite"
 )
 
 // Deadlines of the HTTPS listener. A device behind a bad radio link needs
@@ -43,7 +42,7 @@ const (
 type Server struct {
 	config   Config
 	logger   *slog.Logger
-	store    *sqlite.Store
+	store    store
 	hubs     *hubs
 	handler  http.Handler
 	tls      *certificates
@@ -71,8 +70,8 @@ func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_
 	if s.tls, err = loadCertificates(c); err != nil {
 		return nil, err
 	}
-	if s.store, err = sqlite.Open(ctx, c.path(databaseFile), key); err != nil {
-		return nil, fmt.Errorf("opening %s: %w", c.path(databaseFile), err)
+	if s.store, err = openDatabase(ctx, c, key); err != nil {
+		return nil, err
 	}
 	scope, err := device.ParseIDScope(c.IDScope)
 	if err != nil {

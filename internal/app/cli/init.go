@@ -40,6 +40,7 @@ its certificate, so give the ones that devices will connect to.`,
 	c.Flags().StringSliceVar(&o.Hosts, "host", nil, "`name` of the provisioning service; repeat for further names")
 	c.Flags().StringVar(&o.Hub, "hub", "", "host `name` of the first hub (default: the first --host)")
 	c.Flags().StringVar(&o.Listen, "listen", ":443", "`address` of the HTTPS listener")
+	c.Flags().StringVar(&o.PostgresDSNFile, "postgres-dsn-file", "", "`file` with the connection string of a PostgreSQL database, mode 0600 (default: a database file of its own)")
 	c.Flags().BoolVar(&o.RSA, "rsa", false, "also make an RSA server certificate, for clients without ECDSA")
 	c.Flags().StringVar(&o.Scope, "id-scope", "", "ID `scope` to take over, 0ne and eight hexadecimal digits (default: a fresh one)")
 	return c
