@@ -31,7 +31,11 @@ var individual = entryKind{
 	list: func(ctx context.Context, s *service.Client) iter.Seq2[entry, error] {
 		return values(s.Enrollments(ctx))
 	},
-	shape: func(e entry) any { return e },
+	shape:  func(e entry) any { return e },
+	decode: dpsjson.DecodeIndividualEnrollment,
+	bulk: func(ctx context.Context, s *service.Client, mode dpsjson.BulkMode, items []entry) ([]error, error) {
+		return s.BulkEnrollments(ctx, mode, items)
+	},
 }
 
 // deref returns what a pointer points at, or the zero value with an error.
@@ -87,6 +91,7 @@ keys replace one of the two, let the devices change over, and then the other;
 its registration, but cannot register again; to keep a device of a group out,
 disable its enrollment instead.`,
 			`  berth enrollment delete pump-7`),
+		newEnrollmentImport(o), newEnrollmentExport(o),
 	)
 	return c
 }

@@ -70,7 +70,11 @@ func prepare(t *testing.T, command, tpm string) {
 		"fleet.key":   "dGhlIGZsZWV0J3MgZ3JvdXAga2V5LCAzMiBieXRlcy4=",
 		"rig.key":     "dGhlIHJpZydzIGdyb3VwIGtleSwgMzIgYnl0ZXMuLi4=",
 		"reel.csv":    "serial;endorsementKey\n1;000b4a1f2d6c8e0b93755a7e6f10c2d4b68a1c3e5f708192a3b4c5d6e7f8091a2b3c\n",
-		"twin.json":   `{"tags": {"site": "north"}, "properties": {"desired": {"interval": 60}}}`,
+		"devices.csv": "registrationId,primaryKey,certificate,tags\n" +
+			"valve-8,dmFsdmUtOCwgYSBrZXkgb2YgMzIgYnl0ZXMgaGVyZS4=,,\nleaf-1,,leaf.pem,\"{\"\"site\"\":\"\"north\"\"}\"",
+		"devices.jsonl": `{"registrationId": "valve-9", "attestation": {"type": "symmetricKey"}}`,
+		"groups.jsonl":  `{"enrollmentGroupId": "shed", "attestation": {"type": "symmetricKey"}}`,
+		"twin.json":     `{"tags": {"site": "north"}, "properties": {"desired": {"interval": 60}}}`,
 	} {
 		if err := os.WriteFile(name, []byte(text+"\n"), 0o600); err != nil {
 			t.Fatal(err)

@@ -38,6 +38,17 @@ var group = entryKind{
 		}
 	},
 	shape: func(e entry) any { return e.AsGroup() },
+	decode: func(line []byte) (entry, error) {
+		g, err := dpsjson.DecodeEnrollmentGroup(line)
+		return entryOf(&g, err)
+	},
+	bulk: func(ctx context.Context, s *service.Client, mode dpsjson.BulkMode, items []entry) ([]error, error) {
+		groups := make([]dpsjson.EnrollmentGroup, len(items))
+		for i, e := range items {
+			groups[i] = e.AsGroup()
+		}
+		return s.BulkGroups(ctx, mode, groups)
+	},
 }
 
 func entryOf(g *dpsjson.EnrollmentGroup, err error) (entry, error) {
@@ -97,6 +108,7 @@ that are at home at a hub stay there until they register again.`,
 		group.newDelete(o, "Delete one group", `Delete one group. Its devices keep their identities at their hubs and the records
 of their registrations, but cannot register again.`,
 			`  berth group delete fleet`),
+		newGroupImport(o), newGroupExport(o),
 	)
 	return c
 }
