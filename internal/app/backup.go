@@ -75,6 +75,9 @@ func Backup(ctx context.Context, o BackupOptions, now time.Time) (_ *Manifest, l
 	if err != nil {
 		return nil, nil, err
 	}
+	if config.Store.PostgresDSNFile != "" {
+		return nil, nil, errors.New("this server keeps its data in PostgreSQL: back that up with pg_dump, and copy the data directory beside it")
+	}
 	key, err := soft.Open(config.path(sealKeyFile))
 	if err != nil {
 		return nil, nil, err

@@ -62,6 +62,10 @@ func TestServersShareAPostgreSQLDatabase(t *testing.T) {
 		}
 	}
 
+	if _, _, err := Backup(t.Context(), BackupOptions{Data: o.Data, File: filepath.Join(dir, "backup")}, time.Now()); err == nil || !strings.Contains(err.Error(), "pg_dump") {
+		t.Errorf("a backup without the database: %v", err)
+	}
+
 	// The database is sealed under the first server's key.
 	o.Data = filepath.Join(dir, "other")
 	if err := Init(t.Context(), o, time.Now()); err == nil || !strings.Contains(err.Error(), "another server key") {
