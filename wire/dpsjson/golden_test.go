@@ -104,6 +104,14 @@ func TestBodiesAreAsTheServiceWritesThem(t *testing.T) {
 			Attestation: &AttestationMechanism{Type: AttestationTPM, TPM: &TPMAttestation{EndorsementKey: []byte("\x01\x3A\x00\x01\x00\x0B")}}},
 		"group-ca-references.json": EnrollmentGroup{EnrollmentGroupID: "line-7", Attestation: &AttestationMechanism{Type: AttestationX509,
 			X509: &X509Attestation{CAReferences: &X509CAReferences{Primary: "ca-name", Secondary: "ca-name-2"}}}},
+		"group-tpm.json": EnrollmentGroup{EnrollmentGroupID: "reel-1", Attestation: &AttestationMechanism{Type: AttestationTPM, TPM: &TPMAttestation{
+			EndorsementCertificates: &EKCertificates{
+				Roots: []X509Certificate{{Info: &info}}, TestRoots: []X509Certificate{{Info: &info}},
+				Manufacturers: []string{"INTC", "id:49465800"}, Models: []string{"SLB9670"},
+				Firmware: []FirmwareRule{{Manufacturer: "IFX", Model: "SLB9670", Oldest: "id:00070055"}, {Manufacturer: "INTC", Oldest: "id:02"}},
+			},
+			EndorsementKeyList: &EKList{Count: 100_000, SHA256: info.SHA256Thumbprint},
+		}}},
 		"bulk.json": BulkEnrollmentOperation{Mode: BulkUpdateIfMatchETag, Enrollments: []IndividualEnrollment{
 			{RegistrationID: "dev-1", Attestation: &AttestationMechanism{Type: AttestationSymmetricKey}},
 			{RegistrationID: "dev-2", Attestation: &AttestationMechanism{Type: AttestationSymmetricKey}}}},
@@ -137,6 +145,7 @@ func TestDecodersReadWhatEncodeWrites(t *testing.T) {
 		"enrollment-minimal.json":    func(b []byte) (any, error) { return DecodeIndividualEnrollment(b) },
 		"enrollment-group.json":      func(b []byte) (any, error) { return DecodeEnrollmentGroup(b) },
 		"group-ca-references.json":   func(b []byte) (any, error) { return DecodeEnrollmentGroup(b) },
+		"group-tpm.json":             func(b []byte) (any, error) { return DecodeEnrollmentGroup(b) },
 		"bulk.json":                  func(b []byte) (any, error) { return DecodeBulkEnrollmentOperation(b) },
 	} {
 		want := golden(t, file)
