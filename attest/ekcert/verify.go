@@ -116,7 +116,7 @@ func checkChain(v *attest.Verdict, c *Certificate, policy Policy, now time.Time)
 		v.Refuse(invalid(), "chain", "%d certificates were shown with it; %d are allowed", len(c.Chain), MaxChain)
 		return
 	}
-	cas := append(policy.Intermediates[:len(policy.Intermediates):len(policy.Intermediates)], c.Chain...)
+	cas := slices.Concat(policy.Intermediates, below(slices.Concat(policy.TestRoots, policy.Roots, policy.Intermediates), c.Chain))
 	chain, err := pathTo(policy.TestRoots, cas, c, now)
 	test := err == nil
 	if !test {
@@ -134,6 +134,29 @@ func checkChain(v *attest.Verdict, c *Certificate, policy Policy, now time.Time)
 	case slices.ContainsFunc(chain, isTestCA) || c.Manufacturer == softwareTPM:
 		v.Refuse(invalid(), "test root", "this is a software TPM (manufacturer %s, issuer %q), and the root is not a test root", c.Manufacturer.ID(), c.X509.Issuer)
 	}
+}
+
+// below returns those of the shown certificates that a pinned one signed, or one
+// that is itself below a pinned one. No other can be on a path, and none may come
+// near the search for one: a stranger who shows CAs that all have one name and sign
+// each other makes it try them in every order, with keys of the stranger's choice.
+// Here only keys that are pinned or certified check anything, and no pair twice.
+func below(pinned, shown []*x509.Certificate) (kept []*x509.Certificate) {
+	rest := slices.Clone(shown)
+	for above := pinned; len(above) > 0; {
+		var found []*x509.Certificate
+		rest = slices.DeleteFunc(rest, func(c *x509.Certificate) bool {
+			signed := slices.ContainsFunc(above, func(ca *x509.Certificate) bool {
+				return bytes.Equal(ca.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(ca) == nil
+			})
+			if signed {
+				found = append(found, c)
+			}
+			return signed
+		})
+		kept, above = append(kept, found...), found
+	}
+	return kept
 }
 
 // pathTo runs RFC 5280 path validation from c to one of roots and returns the
