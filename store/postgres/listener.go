@@ -17,6 +17,8 @@ const (
 	// changed, when no notification tells it and asking fails: what it keeps in
 	// memory is used this long after it was last known to be current.
 	maxStale = 2 * time.Second
+	// checkTimeout bounds asking; a connection that took longer is given up.
+	checkTimeout = 5 * time.Second
 	// maxBackoff bounds the pause between two attempts to connect again.
 	maxBackoff = time.Second
 )
@@ -54,7 +56,7 @@ func (l *listener) connect(ctx context.Context) error {
 
 // check asks for the news, and says from when on they are known.
 func (l *listener) check(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	asked := time.Now()
 	var changes, sequence int64

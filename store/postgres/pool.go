@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,13 +35,16 @@ const (
 	pingTimeout = 2 * time.Second
 )
 
-// sessionSettings are what every connection asks of the server where the DSN
-// says nothing. The second one frees the rows of a client that went silent
-// between reading and writing.
-var sessionSettings = map[string]string{
-	"application_name":                    "berth",
-	"idle_in_transaction_session_timeout": "10s",
-	"statement_timeout":                   "10s",
+// settings are what every connection has the server set where the DSN says
+// nothing, each an SQL expression. Commits are durable, whatever the server, the
+// database or the role has; the rows of a client that went silent between
+// reading and writing become free. Poolers refuse most of them in a startup
+// packet, and take them in a query.
+var settings = []struct{ name, value string }{
+	{"application_name", "'berth'"},
+	{"statement_timeout", "'10s'"},
+	{"idle_in_transaction_session_timeout", "'10s'"},
+	{"synchronous_commit", "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END"},
 }
 
 // A pool keeps connections. It makes one when all others are in use, up to a
@@ -49,6 +53,7 @@ var sessionSettings = map[string]string{
 // cancelled in the middle of something.
 type pool struct {
 	config *pgx.ConnConfig
+	setup  string          // the query that makes the settings
 	slots  chan struct{}   // holds one for every connection in use
 	closed <-chan struct{} // of the store
 
@@ -64,22 +69,23 @@ type conn struct {
 
 // parse reads a DSN. Its errors do not show it, nor any part of it: a password
 // can be anywhere in one that is not in order.
-func parse(dsn string) (config *pgx.ConnConfig, connections int, err error) {
+func parse(dsn string) (config *pgx.ConnConfig, setup string, connections int, err error) {
 	config, err = pgx.ParseConfig(dsn)
 	if err != nil {
-		return nil, 0, errors.New("the connection string is not in order: postgres://user:password@host:port/database and " +
+		return nil, "", 0, errors.New("the connection string is not in order: postgres://user:password@host:port/database and " +
 			"host=… user=… password=… dbname=… are the two forms")
 	}
 	connections = defaultConnections
 	if text, ok := config.RuntimeParams["pool_max_conns"]; ok {
 		if connections, err = strconv.Atoi(text); err != nil || connections < 1 {
-			return nil, 0, errors.New("pool_max_conns in the connection string is not a positive number")
+			return nil, "", 0, errors.New("pool_max_conns in the connection string is not a positive number")
 		}
 		delete(config.RuntimeParams, "pool_max_conns")
 	}
-	for name, value := range sessionSettings {
-		if _, ok := config.RuntimeParams[name]; !ok {
-			config.RuntimeParams[name] = value
+	var calls []string
+	for _, s := range settings {
+		if _, ok := config.RuntimeParams[s.name]; !ok || s.name == "synchronous_commit" {
+			calls = append(calls, "set_config('"+s.name+"', "+s.value+", false)")
 		}
 	}
 	if config.ConnectTimeout == 0 {
@@ -89,25 +95,23 @@ func parse(dsn string) (config *pgx.ConnConfig, connections int, err error) {
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
 	config.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
-	return config, connections, nil
+	return config, "SELECT " + strings.Join(calls, ", "), connections, nil
 }
 
 func newPool(dsn string, closed <-chan struct{}) (*pool, error) {
-	config, connections, err := parse(dsn)
+	config, setup, connections, err := parse(dsn)
 	if err != nil {
 		return nil, err
 	}
-	return &pool{config: config, slots: make(chan struct{}, connections), closed: closed}, nil
+	return &pool{config: config, setup: setup, slots: make(chan struct{}, connections), closed: closed}, nil
 }
 
-// connect makes a connection whose commits are durable: whatever the server,
-// the database or the role has synchronous_commit at, it is not off.
+// connect makes a connection.
 func (p *pool) connect(ctx context.Context) (*pgx.Conn, error) {
 	c, err := pgx.ConnectConfig(ctx, p.config)
 	if err == nil {
-		_, err = c.Exec(ctx, "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'")
-		if err != nil {
-			c.Close(ctx)
+		if err = script(ctx, c, p.setup); err != nil {
+			closeQuietly(c)
 		}
 	}
 	if err != nil {
@@ -121,15 +125,12 @@ func (p *pool) acquire(ctx context.Context) (*conn, error) {
 	if err := p.enter(ctx); err != nil {
 		return nil, err
 	}
-	for {
-		c := p.takeIdle()
-		if c == nil {
-			break
-		}
+	if c := p.takeIdle(); c != nil {
 		if time.Since(c.since) < idleBeforePing || ping(ctx, c) {
 			return c, nil
 		}
-		c.Close(ctx)
+		closeQuietly(c.Conn)
+		p.closeIdle() // what broke it broke them too
 	}
 	c, err := p.connect(ctx)
 	if err != nil {
@@ -175,7 +176,7 @@ func (p *pool) takeIdle() *conn {
 }
 
 func ping(ctx context.Context, c *conn) bool {
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
 	defer cancel()
 	return c.Ping(ctx) == nil
 }
@@ -202,6 +203,10 @@ func (p *pool) close() {
 	for range cap(p.slots) {
 		p.slots <- struct{}{}
 	}
+	p.closeIdle()
+}
+
+func (p *pool) closeIdle() {
 	for c := p.takeIdle(); c != nil; c = p.takeIdle() {
 		closeQuietly(c.Conn)
 	}

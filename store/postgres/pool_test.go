@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/berth-iot/berth/errs"
 )
@@ -79,4 +81,20 @@ func TestAStandbyIsLeft(t *testing.T) {
 		t.Errorf("%v; closed: %t", err, c.IsClosed())
 	}
 	s.pool.release(c)
+}
+
+func TestTheDSNHasTheLastWord(t *testing.T) {
+	config, setup, connections, err := parse("postgres://berth@localhost/berth?pool_max_conns=3&statement_timeout=7s&connect_timeout=9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if connections != 3 || config.RuntimeParams["pool_max_conns"] != "" {
+		t.Errorf("%d connections; the server is sent %v", connections, config.RuntimeParams)
+	}
+	if strings.Contains(setup, "'statement_timeout'") || config.RuntimeParams["statement_timeout"] != "7s" || config.ConnectTimeout != 9*time.Second {
+		t.Errorf("%s; %v; %v", setup, config.RuntimeParams, config.ConnectTimeout)
+	}
+	if !strings.Contains(setup, "'synchronous_commit'") {
+		t.Errorf("commits are as durable as the role has them: %s", setup)
+	}
 }
