@@ -71,6 +71,11 @@ func Backup(ctx context.Context, o BackupOptions, now time.Time) (_ *Manifest, l
 	if _, err := os.Lstat(o.File); err == nil {
 		return nil, nil, fmt.Errorf("%s is there already; a backup overwrites nothing", o.File)
 	}
+	if info, err := os.Stat(o.Data); err == nil {
+		if uid, ours := ownedByUs(info); !ours {
+			return nil, nil, fmt.Errorf("it belongs to user %d; run this as that user: sudo -u '#%d' berth backup", uid, uid)
+		}
+	}
 	config, err := LoadConfig(o.Data)
 	if err != nil {
 		return nil, nil, err

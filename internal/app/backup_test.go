@@ -592,3 +592,17 @@ func TestRestoreLeavesAnOccupiedDirectoryAlone(t *testing.T) {
 		t.Errorf("into an empty directory: %v", err)
 	}
 }
+
+func TestABackupIsForTheServersUser(t *testing.T) {
+	data, owner := "/", 0
+	if os.Geteuid() == 0 {
+		data, owner = makeData(t), 4321
+		if err := os.Chown(data, owner, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _, err := Backup(t.Context(), BackupOptions{Data: data, File: filepath.Join(t.TempDir(), "b.tar")}, time.Now())
+	if want := fmt.Sprintf("belongs to user %d; run this as that user", owner); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+}
