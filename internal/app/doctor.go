@@ -467,7 +467,7 @@ func (e *examination) listener(ctx context.Context) {
 		e.say(Warning, "listener", serve, "nothing listens on %s", address)
 		return
 	case err != nil:
-		e.say(Broken, "listener", "", "%s: %v", address, err)
+		e.say(Broken, "listener", fmt.Sprintf("ss -ltnp 'sport = :%s'", port), "%s: %v", address, err)
 		return
 	}
 	response.Body.Close()

@@ -281,7 +281,7 @@ func TestTheDoctorFinds(t *testing.T) {
 		{name: "a server that nobody trusts", plant: func(t *testing.T, data string) {
 			reissue(t, data, true, "localhost", "hub.localhost")
 			serve(t, data)
-		}, want: "broken listener: 127.0.0.1:"},
+		}, want: "broken listener: 127.0.0.1:", fix: "ss -ltnp"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			data := patient(t)
