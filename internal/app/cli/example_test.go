@@ -112,6 +112,17 @@ func prepare(t *testing.T, command, tpm string) {
 	if command == "berth restore" {
 		runExample(t, "", "berth backup before-upgrade.tar", tpm)
 	}
+	if strings.HasSuffix(command, " azure-dps") || command == "berth import" || command == "berth export" {
+		stop, err := startPeer(filepath.Join(t.TempDir(), "peer"), "azure.connection", "azure-ca.pem")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := stop(); err != nil {
+				t.Errorf("the peer ended with: %v", err)
+			}
+		})
+	}
 	if command == "berth hub unlink" {
 		runExample(t, "", "berth hub link spare.example.com --no-allocation", tpm)
 	}
@@ -137,11 +148,15 @@ var ends = map[string]string{
 	"berth hub tail": "hello",
 }
 
-// runExample runs a line of help. The only thing in it that this machine may
-// not have is the chip.
+// runExample runs a line of help. The only things in it that this machine may not
+// have are the chip, and an authority that everybody knows for what plays Azure.
 func runExample(t *testing.T, command, line, tpm string) {
 	t.Helper()
-	words := splitLine(strings.ReplaceAll(line, "/dev/tpmrm0", tpm))
+	words := splitLine(strings.NewReplacer(
+		"/dev/tpmrm0", tpm,
+		"--from-connection-string-file", "--from-ca azure-ca.pem --from-connection-string-file",
+		"--to-connection-string-file", "--to-ca azure-ca.pem --to-connection-string-file",
+	).Replace(line))
 	if len(words) == 0 || words[0] != "berth" {
 		t.Fatalf("%q is no command", line)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/x509"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -29,6 +30,25 @@ func startServer(data string) (config app.Config, stop func() error, err error) 
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx) }()
 	return config, func() error { cancel(); return <-done }, nil
+}
+
+// startPeer runs another server, one that plays Azure, and writes how to reach it
+// into files.
+func startPeer(data, connection, ca string) (stop func() error, err error) {
+	_, stop, err = startServer(data)
+	if err != nil {
+		return nil, err
+	}
+	for from, to := range map[string]string{app.ServiceConnectionFile: connection, app.CAFile: ca} {
+		b, err := os.ReadFile(filepath.Join(data, from))
+		if err == nil {
+			err = os.WriteFile(to, b, 0o600)
+		}
+		if err != nil {
+			return nil, errors.Join(err, stop())
+		}
+	}
+	return stop, nil
 }
 
 // writeCertificates puts the files into dir that scripts and examples name: a

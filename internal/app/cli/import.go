@@ -217,14 +217,26 @@ func faultLines(faults []roster.Fault) string {
 	return strings.Join(lines, "\n")
 }
 
-// checkEntry finds what this service would refuse. An enrollment that shows a
-// certificate by its fingerprint alone can only stand for one that is there.
+// checkEntry finds what this service would refuse.
 func checkEntry(kind enroll.Kind, e entry, update bool) error {
 	if err := dpshttp.CheckEnrollment(kind, e); err != nil {
 		return err
 	}
-	if missing := (roster.Certificates{}).Complete(e.Attestation); len(missing) > 0 && !update {
+	if update {
+		return nil // what is only named can be what is there
+	}
+	return checkWhole(e)
+}
+
+// checkWhole finds an enrollment that names a certificate by its fingerprint or a
+// list by its digest. It can be compared with one that is there; made of it, an
+// enrollment would let in nobody.
+func checkWhole(e entry) error {
+	if missing := (roster.Certificates{}).Complete(e.Attestation); len(missing) > 0 {
 		return fmt.Errorf("the certificate with SHA-256 %s is named and not there; --certificates DIR has it?", missing[0])
+	}
+	if t := e.Attestation.TPM; t != nil && t.EndorsementKeyList != nil && t.EndorsementKeyList.Count > len(t.EndorsementKeyList.Keys) {
+		return errors.New("its list of endorsement keys is named and not there; berth group create --tpm-list makes the group from the file of its reel")
 	}
 	return nil
 }
@@ -370,7 +382,17 @@ func (i *fileImport) verdict(ctx context.Context, r roster.Report, err error) er
 	case err != nil:
 		return fmt.Errorf("%w\nThat was after %d of %d; %s", err, r.Done(), r.Total, again)
 	}
-	return leftOver(r)
+	return i.reportedUnless(!i.dryRun, leftOver(r))
+}
+
+// reportedUnless is how a command ends that could not do everything, which is a
+// failure unless it was a dry run: that was to find out.
+func (t *terminal) reportedUnless(failure bool, err error) error {
+	if err == nil || failure {
+		return err
+	}
+	_, err = fmt.Fprintln(t.err, err)
+	return err
 }
 
 // leftOver is the error for what a service did not take, or nil.

@@ -60,6 +60,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits":  cmdExits,
 			"json":   cmdJSON,
+			"peer":   cmdPeer,
 			"setenv": cmdSetenv,
 			"tpm":    cmdTPM,
 		},
@@ -134,6 +135,19 @@ func member(ts *testscript.TestScript, path string) (string, bool) {
 		}
 	}
 	return fmt.Sprint(v), true
+}
+
+// peer NAME starts a second server. Its data directory is $NAME, and its connection
+// string and its CA are in NAME.connection and NAME-ca.pem.
+func cmdPeer(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: peer NAME")
+	}
+	data := ts.MkAbs(args[0])
+	stop, err := startPeer(data, ts.MkAbs(args[0]+".connection"), ts.MkAbs(args[0]+"-ca.pem"))
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(stop()) })
+	ts.Setenv(args[0], data)
 }
 
 // tpm NAME [CA] makes a software TPM. Its address is in $NAME and its endorsement
