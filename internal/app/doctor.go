@@ -415,7 +415,7 @@ func (e *examination) names(file string, leaf *x509.Certificate) {
 func freeBytes(dir string) (uint64, error) {
 	var s syscall.Statfs_t
 	err := syscall.Statfs(dir, &s)
-	return s.Bavail * uint64(s.Bsize), err
+	return uint64(s.Bavail) * uint64(s.Bsize), err
 }
 
 func (e *examination) disk(free func(string) (uint64, error)) {
