@@ -16,8 +16,11 @@ async function start(name) {
   fs.mkdirSync(state, { mode: 0o700 });
   const socket = path.join(state, 'socket');
   const children = [];
+  const log = path.join(state, 'log');
   const run = (program, args) => {
-    const child = spawn(program, args, { stdio: ['ignore', 'inherit', 'inherit'] });
+    const output = fs.openSync(log, 'a');
+    const child = spawn(program, args, { stdio: ['ignore', output, output] });
+    fs.closeSync(output);
     child.ended = new Promise((resolve) => { child.on('error', resolve); child.on('exit', resolve); });
     children.push(child);
     return child;
@@ -36,6 +39,7 @@ async function start(name) {
     await until(bridge, () => accepts(bridgePort));
   } catch (err) {
     await stop();
+    err.message += '\n' + fs.readFileSync(log, 'utf8');
     throw err;
   }
   return { stop };
