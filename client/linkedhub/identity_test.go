@@ -212,7 +212,10 @@ func TestTroubleOnTheWay(t *testing.T) {
 		}
 	}
 	hangUp := func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }
-	slow := func(_ http.ResponseWriter, r *http.Request) bool { <-r.Context().Done(); return true }
+	slow := func(_ http.ResponseWriter, r *http.Request) bool {
+		<-r.Context().Done()
+		panic(http.ErrAbortHandler) // returning would answer 200
+	}
 	for name, trouble := range map[string]func(http.ResponseWriter, *http.Request) bool{
 		"429 with Retry-After": answer(429, "Retry-After", "7"),
 		"429":                  answer(429),
@@ -278,7 +281,10 @@ func TestTheBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		z := newAzure(t)
 		h := z.open(t, func(o *Options) { o.Budget = 5 * time.Second })
-		z.before = func(_ int, _ http.ResponseWriter, r *http.Request) bool { <-r.Context().Done(); return true }
+		z.before = func(_ int, _ http.ResponseWriter, r *http.Request) bool {
+			<-r.Context().Done()
+			panic(http.ErrAbortHandler) // returning would answer 200
+		}
 		start := time.Now()
 		if err := h.Assign(t.Context(), assignment("kl")); errs.KindOf(err) != errs.Unavailable || time.Since(start) != 5*time.Second {
 			t.Errorf("a silent hub, after %s: %v", time.Since(start), err)
