@@ -18,6 +18,7 @@ import (
 	"github.com/berth-iot/berth/client"
 	"github.com/berth-iot/berth/client/service"
 	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/internal/app/cli/roster"
 	"github.com/berth-iot/berth/wire/dpsjson"
 )
 
@@ -66,13 +67,6 @@ func (s *settings) flags(c *cobra.Command, kind enroll.Kind) {
 	complete(c, "reprovision", "migrate", "reset", "never")
 }
 
-// reprovisioning are the policies by the words of --reprovision.
-var reprovisioning = map[string]dpsjson.ReprovisionPolicy{
-	"migrate": {UpdateHubAssignment: true, MigrateDeviceData: true},
-	"reset":   {UpdateHubAssignment: true},
-	"never":   {},
-}
-
 // applySettings changes in e what flags were given for.
 func (t *terminal) applySettings(c *cobra.Command, s settings, e *entry) error {
 	given := c.Flags().Changed
@@ -94,7 +88,7 @@ func (t *terminal) applySettings(c *cobra.Command, s settings, e *entry) error {
 		e.Capabilities = &dpsjson.Capabilities{IoTEdge: s.edge}
 	}
 	if given("reprovision") {
-		policy, ok := reprovisioning[s.reprovision]
+		policy, ok := roster.Reprovisioning[s.reprovision]
 		if !ok {
 			return usageError{fmt.Errorf("--reprovision: %q is not known; migrate, reset and never are", s.reprovision)}
 		}

@@ -22,7 +22,8 @@ var Columns = []string{
 	"provisioningStatus", "reprovision",
 }
 
-// Reprovisioning are the policies by the words of the column "reprovision".
+// Reprovisioning are the policies by the words that people use for them, as in the
+// column "reprovision".
 var Reprovisioning = map[string]dpsjson.ReprovisionPolicy{
 	"migrate": {UpdateHubAssignment: true, MigrateDeviceData: true},
 	"reset":   {UpdateHubAssignment: true},

@@ -1,7 +1,7 @@
 // Package roster moves enrollments: out of a file into a provisioning service, and
 // from one service into another. A roster is the list of who is to be let in.
 //
-// Everything is read and checked before anything is written ([ReadFile] and
+// Everything is read and checked before anything is written ([Reader.Read] and
 // [Roster.Check]); then a [Transfer] writes what is new, and can be interrupted and
 // run again.
 package roster
