@@ -24,7 +24,6 @@ const (
 	CodeBadRequest             Code = 400000
 	CodeInvalidProtocolVersion Code = 400001
 	CodeArgumentInvalid        Code = 400004
-	CodeArgumentNull           Code = 400005
 	CodeFormatError            Code = 400006
 	CodeCustomAllocation       Code = 400207
 	CodeHubNotSpecified        Code = 400208
@@ -68,7 +67,6 @@ var codeNames = map[Code]string{
 	CodeBadRequest:             "GenericBadRequest",
 	CodeInvalidProtocolVersion: "InvalidProtocolVersion",
 	CodeArgumentInvalid:        "ArgumentInvalid",
-	CodeArgumentNull:           "ArgumentNull",
 	CodeFormatError:            "IotHubFormatError",
 	CodeCustomAllocation:       "CustomAllocationFailed",
 	CodeHubNotSpecified:        "CustomAllocationIotHubNotSpecified",

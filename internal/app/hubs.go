@@ -57,8 +57,8 @@ func (h *hubs) Linked(ctx context.Context, scope device.IDScope) ([]provision.Li
 	return h.store.Linked(ctx, scope)
 }
 
-// PutLinkedHub makes a hub of this process part of the scope, with an owner policy when
-// it has none yet.
+// PutLinkedHub makes a hub of this process part of the scope, with an owner
+// policy when it has none yet.
 func (h *hubs) PutLinkedHub(ctx context.Context, scope device.IDScope, l provision.LinkedHub) error {
 	owner := access.HubOwner(hub.HostName(l.Host))
 	policies, err := h.store.Policies(ctx, owner)
@@ -77,8 +77,8 @@ func (h *hubs) PutLinkedHub(ctx context.Context, scope device.IDScope, l provisi
 	return h.store.PutLinkedHub(ctx, scope, l)
 }
 
-// DeleteLinkedHub takes a hub out of the scope. Its devices and policies stay in the
-// database, and are there when it is linked again.
+// DeleteLinkedHub takes a hub out of the scope. Its devices and policies stay in
+// the database, and are there when it is linked again.
 func (h *hubs) DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error {
 	return h.store.DeleteLinkedHub(ctx, scope, host)
 }

@@ -12,11 +12,6 @@ func HubDeviceResource(host, deviceID string) string {
 	return host + "/devices/" + deviceID
 }
 
-// HubModuleResource names a module of a device of a hub: {host}/devices/{deviceID}/modules/{moduleID}.
-func HubModuleResource(host, deviceID, moduleID string) string {
-	return HubDeviceResource(host, deviceID) + "/modules/" + moduleID
-}
-
 // SameResource reports whether presented, the [Token.Resource] of a device's provisioning token, is the resource
 // wanted. ASCII case does not matter: one client lowers the case of the whole resource before it signs.
 func SameResource(presented, want string) bool {

@@ -358,9 +358,8 @@ func TestNoVerbShowsTheSignature(t *testing.T) {
 
 func TestResources(t *testing.T) {
 	for got, want := range map[string]string{
-		DeviceResource("0ne1", "pump-7"):          "0ne1/registrations/pump-7",
-		HubDeviceResource(hub, "pump-7"):          "contoso.azure-devices.net/devices/pump-7",
-		HubModuleResource(hub, "pump-7", "vibes"): "contoso.azure-devices.net/devices/pump-7/modules/vibes",
+		DeviceResource("0ne1", "pump-7"): "0ne1/registrations/pump-7",
+		HubDeviceResource(hub, "pump-7"): "contoso.azure-devices.net/devices/pump-7",
 	} {
 		if got != want {
 			t.Errorf("got %s, want %s", got, want)
@@ -410,7 +409,7 @@ func TestHostResource(t *testing.T) {
 
 func TestCovers(t *testing.T) {
 	device := HubDeviceResource(hub, "pump-7")
-	module := HubModuleResource(hub, "pump-7", "vibes")
+	module := HubDeviceResource(hub, "pump-7") + "/modules/vibes"
 	for _, tt := range []struct {
 		presented, resource string
 		want                bool
@@ -437,9 +436,9 @@ func TestCovers(t *testing.T) {
 		{device, HubDeviceResource(hub, "pump-71"), false},
 		{device, HubDeviceResource(hub, "pump-"), false},
 		{device, HubDeviceResource(hub, "pump-8"), false},
-		{device, HubModuleResource(hub, "pump-8", "vibes"), false},
+		{device, HubDeviceResource(hub, "pump-8") + "/modules/vibes", false},
 		{module, device, false},
-		{module, HubModuleResource(hub, "pump-7", "vibes2"), false},
+		{module, HubDeviceResource(hub, "pump-7") + "/modules/vibes2", false},
 		{hub + "/devices/pump-7/..", device, false},
 		{hub + "//devices/pump-7", device, false},
 		{hub + "/devices//pump-7", device, false},
