@@ -55,8 +55,8 @@ func TestHashedAllocationIsWeighted(t *testing.T) {
 // between two that were there. A hub that leaves spreads its devices the same
 // way.
 func TestAddedHubMovesItsShareAlone(t *testing.T) {
-	three := []LinkedHub{{"hub-1.example", 1, true}, {"hub-2.example", 2, true}, {"hub-3.example", 3, true}}
-	four := append(three, LinkedHub{"hub-4.example", 2, true})
+	three := []LinkedHub{{Host: "hub-1.example", Weight: 1, Allocation: true}, {Host: "hub-2.example", Weight: 2, Allocation: true}, {Host: "hub-3.example", Weight: 3, Allocation: true}}
+	four := append(three, LinkedHub{Host: "hub-4.example", Weight: 2, Allocation: true})
 	before, after := spread(three), spread(four)
 	moved, from := 0, map[string]int{}
 	for i := range before {
@@ -82,8 +82,8 @@ func TestAddedHubMovesItsShareAlone(t *testing.T) {
 
 // A hub that weighs more keeps every device it had.
 func TestHeavierHubKeepsItsDevices(t *testing.T) {
-	before := spread([]LinkedHub{{"hub-1.example", 1, true}, {"hub-2.example", 1, true}})
-	after := spread([]LinkedHub{{"hub-1.example", 3, true}, {"hub-2.example", 1, true}})
+	before := spread([]LinkedHub{{Host: "hub-1.example", Weight: 1, Allocation: true}, {Host: "hub-2.example", Weight: 1, Allocation: true}})
+	after := spread([]LinkedHub{{Host: "hub-1.example", Weight: 3, Allocation: true}, {Host: "hub-2.example", Weight: 1, Allocation: true}})
 	for i := range before {
 		if before[i] == "hub-1.example" && after[i] != before[i] {
 			t.Fatalf("device %d left the hub that got heavier", i)
@@ -92,7 +92,7 @@ func TestHeavierHubKeepsItsDevices(t *testing.T) {
 }
 
 func TestAllocate(t *testing.T) {
-	one, two, three := LinkedHub{"hub-1.example", 1, true}, LinkedHub{"Hub-2.example:8443", 1, true}, LinkedHub{"hub-3.example", 0, true}
+	one, two, three := LinkedHub{Host: "hub-1.example", Weight: 1, Allocation: true}, LinkedHub{Host: "Hub-2.example:8443", Weight: 1, Allocation: true}, LinkedHub{Host: "hub-3.example", Weight: 0, Allocation: true}
 	all := []LinkedHub{one, two, three}
 	for _, c := range []struct {
 		name    string
@@ -117,14 +117,14 @@ func TestAllocate(t *testing.T) {
 	}
 	// The order of the hubs and the case of their names do not matter.
 	forth := allocate(enroll.Hashed, all, "pump-7", "").Hub
-	back := allocate(enroll.Hashed, []LinkedHub{three, {"HUB-2.example:8443", 1, true}, one}, "pump-7", "").Hub
+	back := allocate(enroll.Hashed, []LinkedHub{three, {Host: "HUB-2.example:8443", Weight: 1, Allocation: true}, one}, "pump-7", "").Hub
 	if !strings.EqualFold(forth, back) {
 		t.Errorf("%s one way, %s the other", forth, back)
 	}
 }
 
 func TestCandidates(t *testing.T) {
-	one, two, aside := LinkedHub{"hub-1.example", 1, true}, LinkedHub{"hub-2.example", 1, true}, LinkedHub{"hub-3.example", 1, false}
+	one, two, aside := LinkedHub{Host: "hub-1.example", Weight: 1, Allocation: true}, LinkedHub{Host: "hub-2.example", Weight: 1, Allocation: true}, LinkedHub{Host: "hub-3.example", Weight: 1, Allocation: false}
 	linked := []LinkedHub{one, two, aside}
 	for _, c := range []struct {
 		name  string

@@ -6,6 +6,7 @@ package provision
 import (
 	"context"
 	"encoding/json"
+	"net/netip"
 	"time"
 
 	"github.com/berth-iot/berth/attest"
@@ -99,6 +100,38 @@ type Registration struct {
 	// EndorsementKey is the EK (TPM2B_PUBLIC) of a device of a TPM group, nil for
 	// every other: an individual enrollment holds its device's.
 	EndorsementKey []byte
+
+	// Pending is what the registration still needs while its status is
+	// Assigning, and nil otherwise.
+	Pending *Pending
+}
+
+// A Pending is the durable part of a registration that is under way: with it
+// and the enrollment any server can finish it. It holds no key.
+type Pending struct {
+	// Due is when somebody is to work on it. Who begins to moves it to the end
+	// of the time that he gives himself, and so keeps others away.
+	Due       time.Time `json:"-"`
+	Attempts  int       `json:"attempts"`            // begun so far
+	LastError string    `json:"lastError,omitempty"` // of the last one that failed, for the operator
+
+	// What the device showed and said, as in Request.
+	Certificate []byte          `json:"certificate,omitempty"` // its leaf, DER
+	Payload     json.RawMessage `json:"payload,omitempty"`
+	APIVersion  string          `json:"apiVersion"`
+	TrackingID  errs.TrackingID `json:"trackingId"`
+	Wire        string          `json:"wire"`
+	Remote      string          `json:"remote"`
+
+	// Choice is what custom allocation answered, nil before it has.
+	Choice *Choice `json:"choice,omitempty"`
+}
+
+// A Choice is what a custom allocation decides about a device.
+type Choice struct {
+	Hub     string              `json:"hub"`               // one of the linked hubs
+	Twin    *enroll.InitialTwin `json:"twin,omitempty"`    // overrides the enrollment's and a migrated one
+	Payload json.RawMessage     `json:"payload,omitempty"` // for the device
 }
 
 // A LinkedHub is a hub that devices can be assigned to.
@@ -106,6 +139,25 @@ type LinkedHub struct {
 	Host       string `json:"host"`       // host name, with :port where it is not 443
 	Weight     int    `json:"weight"`     // 1 to 1000; its share under hashed allocation
 	Allocation bool   `json:"allocation"` // whether it takes part when an enrollment names no hubs
+	// Latency says how far devices of a network are from the hub, for allocation
+	// by geoLatency.
+	Latency []Latency `json:"latency,omitempty"`
+	// Connection is how to reach a hub elsewhere by its service REST API, nil for
+	// a hub of these servers.
+	Connection *Connection `json:"-"`
+}
+
+// A Latency is how far devices of a network are from a hub.
+type Latency struct {
+	Network      netip.Prefix `json:"network"`      // of the addresses that devices register from
+	Milliseconds int          `json:"milliseconds"` // 0 to 60000
+}
+
+// A Connection is a shared access policy of a hub elsewhere, with the rights
+// RegistryRead, RegistryWrite and ServiceConnect.
+type Connection struct {
+	Policy string
+	Key    device.SymmetricKey
 }
 
 // EnrollmentReader is the part of the enrollment store that registration reads.
@@ -134,13 +186,45 @@ type Records interface {
 	// Registrations returns up to limit records made through the enrollment
 	// group, with keys above after, ordered by key.
 	Registrations(ctx context.Context, scope device.IDScope, group string, after device.RegistrationID, limit int) ([]*Registration, error)
+	// DueRegistrations returns up to limit records of all scopes whose Pending is
+	// due by now, the longest waiting first.
+	DueRegistrations(ctx context.Context, now time.Time, limit int) ([]*Registration, error)
+	// Together makes one commit of everything that do writes to the store, the
+	// hubs' registry included, with the context that it is given: all or nothing
+	// is durable when it returns. do's error is returned as it is and nothing is
+	// written. do must be quick, writes each record once, does not read what it
+	// wrote, and may be called more than once.
+	Together(ctx context.Context, do func(context.Context) error) error
 }
 
 // A Scope is one provisioning tenant.
 type Scope struct {
 	ID         device.IDScope
 	Allocation enroll.AllocationPolicy // where an enrollment names none
+	// Hosts are the host names of its service API, each of one scope alone. The
+	// scope that a server is made for has those of its configuration besides.
+	Hosts      []string
+	Limits     Limits
+	SharedKeys SharedKeys
 }
+
+// Limits bound one scope.
+type Limits struct {
+	// PerAddress and PerDevice are rates like "2000/1s" or "off"; empty for those
+	// of the server's configuration.
+	PerAddress string `json:"perAddress,omitempty"`
+	PerDevice  string `json:"perDevice,omitempty"`
+}
+
+// SharedKeys says what becomes of an individual enrollment with a symmetric key
+// that another one has: whoever opens one such device can speak for the others.
+type SharedKeys string
+
+// The policies for shared keys.
+const (
+	WarnOfSharedKeys SharedKeys = "warn"
+	RefuseSharedKeys SharedKeys = "refuse"
+)
 
 // Scopes knows the provisioning tenants of this server.
 type Scopes interface {

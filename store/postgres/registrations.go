@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"time"
 
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/provision"
@@ -60,3 +61,12 @@ func (s *Store) ChangeRegistration(ctx context.Context, scope device.IDScope, ke
 		return nil
 	})
 }
+
+// DueRegistrations implements provision.Records.
+func (s *Store) DueRegistrations(ctx context.Context, now time.Time, limit int) ([]*provision.Registration, error) {
+	return list(ctx, s, record.Registration, "SELECT "+record.RegistrationColumns+` FROM registration
+		WHERE due <= $1 ORDER BY due LIMIT $2`, now.UnixNano(), record.Limit(limit))
+}
+
+// Together implements provision.Records.
+func (s *Store) Together(ctx context.Context, do func(context.Context) error) error { return do(ctx) }

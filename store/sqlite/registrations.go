@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"time"
 
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/provision"
@@ -66,3 +67,12 @@ func (s *Store) ChangeRegistration(ctx context.Context, scope device.IDScope, ke
 		return t.exec(insertRegistration, record.RegistrationValues(next)...)
 	})
 }
+
+// DueRegistrations implements provision.Records.
+func (s *Store) DueRegistrations(ctx context.Context, now time.Time, limit int) ([]*provision.Registration, error) {
+	return list(ctx, s, record.Registration, "SELECT "+record.RegistrationColumns+` FROM registration
+		WHERE due <= ? ORDER BY due LIMIT ?`, now.UnixNano(), record.Limit(limit))
+}
+
+// Together implements provision.Records.
+func (s *Store) Together(ctx context.Context, do func(context.Context) error) error { return do(ctx) }

@@ -1,0 +1,63 @@
+-- minimum_reader = 1
+
+-- A registration under way: what it still needs, and when somebody is to work on it.
+ALTER TABLE registration ADD COLUMN pending text COLLATE "C"; -- JSON
+ALTER TABLE registration ADD COLUMN due bigint;
+CREATE INDEX registration_due ON registration (due) WHERE due IS NOT NULL;
+
+-- How to reach a hub elsewhere: a shared access policy of it. Hubs of these servers have none.
+ALTER TABLE linked_hub ADD COLUMN policy text COLLATE "C" NOT NULL DEFAULT '';
+ALTER TABLE linked_hub ADD COLUMN keys bytea;
+ALTER TABLE linked_hub ADD COLUMN latency text COLLATE "C"; -- JSON
+
+ALTER TABLE scope ADD COLUMN hosts text COLLATE "C";  -- JSON
+ALTER TABLE scope ADD COLUMN limits text COLLATE "C"; -- JSON
+ALTER TABLE scope ADD COLUMN shared_keys text COLLATE "C" NOT NULL DEFAULT 'warn';
+
+CREATE TABLE ca_certificate (
+  scope             text COLLATE "C" NOT NULL REFERENCES scope (id),
+  name              text COLLATE "C" NOT NULL,
+  certificate       bytea NOT NULL, -- DER
+  verified          boolean NOT NULL,
+  verification_code text COLLATE "C" NOT NULL,
+  etag              text COLLATE "C" NOT NULL,
+  created           bigint,
+  updated           bigint
+);
+
+CREATE UNIQUE INDEX ca_certificate_name ON ca_certificate (scope, lower(name));
+
+-- Every import into a scope's trust store and every removal from it makes a version.
+CREATE TABLE trust_version (
+  scope   text COLLATE "C" NOT NULL REFERENCES scope (id),
+  version bigint NOT NULL,
+  time    bigint NOT NULL,
+  policy  text COLLATE "C" NOT NULL, -- whose caller did it
+  source  text COLLATE "C" NOT NULL,
+  digest  text COLLATE "C" NOT NULL,
+  added   bigint NOT NULL,
+  removed bigint NOT NULL,
+  PRIMARY KEY (scope, version)
+);
+
+CREATE TABLE trust_anchor (
+  scope       text COLLATE "C" NOT NULL REFERENCES scope (id),
+  thumbprint  text COLLATE "C" NOT NULL, -- SHA-256 of the certificate
+  added       bigint NOT NULL, -- the version that brought it
+  removed     bigint,          -- the version that took it away
+  certificate bytea NOT NULL,  -- DER
+  vendor      text COLLATE "C" NOT NULL,
+  file        text COLLATE "C" NOT NULL,
+  test        boolean NOT NULL, -- of a software TPM
+  PRIMARY KEY (scope, thumbprint, added)
+);
+
+-- Which individual enrollments have a symmetric key, found by a digest of it that only the servers can make.
+CREATE TABLE symmetric_key_use (
+  scope  text COLLATE "C" NOT NULL REFERENCES scope (id),
+  digest bytea NOT NULL,
+  key    text COLLATE "C" NOT NULL, -- of the enrollment
+  PRIMARY KEY (scope, digest, key)
+);
+
+CREATE INDEX symmetric_key_use_key ON symmetric_key_use (scope, key);
