@@ -20,9 +20,9 @@ const module = "github.com/berth-iot/berth"
 var layers = []string{
 	"errs device",
 	"tpm wire/...",
-	"access limit attest/... then enroll",
+	"access limit attest/... then enroll enroll/...",
 	"hsm pki ledger",
-	"provision hub hub/... factory edge/...",
+	"provision provision/custom hub hub/... factory edge/... then provision/expression",
 	"hsm/...",
 	"client/...",
 	"store/...",

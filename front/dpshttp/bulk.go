@@ -5,6 +5,7 @@ import (
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/enroll/serviceapi"
 	"github.com/berth-iot/berth/front/internal/dps"
 	"github.com/berth-iot/berth/front/internal/rest"
 	"github.com/berth-iot/berth/provision"
@@ -63,7 +64,7 @@ func (f front) bulkItem(call serviceCall, kind enroll.Kind, mode dpsjson.BulkMod
 	case mode != dpsjson.BulkCreate && item.ETag != "":
 		match = matching(item.ETag)
 	}
-	entry, err := entryOf(f.Scope, kind, item)
+	entry, err := serviceapi.Entry(f.Scope, kind, item)
 	if err != nil {
 		return invalid(err.Error())
 	}

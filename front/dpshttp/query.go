@@ -6,6 +6,7 @@ import (
 
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/enroll/serviceapi"
 	"github.com/berth-iot/berth/front/internal/dps"
 	"github.com/berth-iot/berth/front/internal/rest"
 	"github.com/berth-iot/berth/provision"
@@ -41,7 +42,7 @@ func (f front) queryEnrollments(kind enroll.Kind) func(http.ResponseWriter, serv
 					return nil, nil, err
 				}
 				for _, e := range entries {
-					item, err := shapeOf(e, hideKeys)
+					item, err := serviceapi.Body(e, serviceapi.HideKeys)
 					if err != nil {
 						return nil, nil, err
 					}

@@ -8,6 +8,7 @@ import (
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/attest"
 	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/enroll/serviceapi"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/front/internal/dps"
 	"github.com/berth-iot/berth/front/internal/rest"
@@ -88,7 +89,7 @@ func (f front) putEnrollment(kind enroll.Kind) func(http.ResponseWriter, service
 		if err != nil {
 			return err
 		}
-		body, err := decodeEnrollment(kind, b)
+		body, err := serviceapi.Decode(kind, b)
 		if err != nil {
 			return invalid(err.Error())
 		}
@@ -96,7 +97,7 @@ func (f front) putEnrollment(kind enroll.Kind) func(http.ResponseWriter, service
 			return invalid(idMember(kind) + ": not the one in the path")
 		}
 		body.RegistrationID = call.id
-		entry, err := entryOf(f.Scope, kind, body)
+		entry, err := serviceapi.Entry(f.Scope, kind, body)
 		if err != nil {
 			return invalid(err.Error())
 		}
@@ -104,8 +105,24 @@ func (f front) putEnrollment(kind enroll.Kind) func(http.ResponseWriter, service
 		if err != nil {
 			return err
 		}
-		return answerEntry(w, entry, showKeys)
+		return answerEntry(w, entry, serviceapi.ShowKeys)
 	}
+}
+
+func answerEntry(w http.ResponseWriter, e *enroll.Entry, keys serviceapi.Visibility) error {
+	body, err := serviceapi.Body(e, keys)
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, body)
+}
+
+// idMember is the member that holds an enrollment's ID.
+func idMember(kind enroll.Kind) string {
+	if kind == enroll.Group {
+		return "enrollmentGroupId"
+	}
+	return "registrationId"
 }
 
 func (f front) getEnrollment(kind enroll.Kind) func(http.ResponseWriter, serviceCall) error {
@@ -115,9 +132,9 @@ func (f front) getEnrollment(kind enroll.Kind) func(http.ResponseWriter, service
 			return err
 		}
 		if kind == enroll.Group {
-			return answerEntry(w, entry, hideKeys)
+			return answerEntry(w, entry, serviceapi.HideKeys)
 		}
-		body, err := bodyOf(entry, hideKeys)
+		body, err := serviceapi.Individual(entry, serviceapi.HideKeys)
 		if err != nil {
 			return err
 		}
@@ -162,7 +179,7 @@ func (f front) attestationMechanism(kind enroll.Kind) func(http.ResponseWriter, 
 		if err != nil {
 			return err
 		}
-		body, err := attestationBody(mechanism, showKeys)
+		body, err := serviceapi.Attestation(mechanism, serviceapi.ShowKeys)
 		if err != nil {
 			return err
 		}

@@ -1,4 +1,4 @@
-package dpshttp
+package serviceapi
 
 import (
 	"errors"
@@ -15,15 +15,15 @@ func TestConversionLosesNothing(t *testing.T) {
 	const body = `{"enrollmentGroupId":"g","attestation":{"type":"x509","x509":{"caReferences":{"primary":"ca-1","secondary":"ca-2"}}},` +
 		`"capabilities":{"iotEdge":false},"etag":"IiI=","provisioningStatus":"enabled","allocationPolicy":"custom",` +
 		`"customAllocationDefinition":{"webhookUrl":"https://f.example/","apiVersion":"2021-10-01"}}`
-	decoded, err := decodeEnrollment(enroll.Group, []byte(body))
+	decoded, err := Decode(enroll.Group, []byte(body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	entry, err := entryOf(scope, enroll.Group, decoded)
+	entry, err := Entry("0ne00000001", enroll.Group, decoded)
 	if err != nil {
 		t.Fatal(err)
 	}
-	shape, err := shapeOf(entry, hideKeys)
+	shape, err := Body(entry, HideKeys)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestDamagedStoredCertificateIsOurFault(t *testing.T) {
 		{Use: attest.ClientCertificates, Primary: []byte("junk")},
 		{Use: attest.SigningCertificates, Secondary: []byte("junk")},
 	} {
-		_, err := shapeOf(&enroll.Entry{ID: "dev-1", Attestation: attest.Mechanism{Type: attest.TypeX509, X509: &x}}, hideKeys)
+		_, err := Body(&enroll.Entry{ID: "dev-1", Attestation: attest.Mechanism{Type: attest.TypeX509, X509: &x}}, HideKeys)
 		if err == nil || errs.KindOf(err) != errs.Internal || errors.Unwrap(err) == nil {
 			t.Errorf("%s: %v", x.Use, err)
 		}

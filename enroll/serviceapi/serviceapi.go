@@ -1,11 +1,13 @@
-package dpshttp
+// Package serviceapi turns enrollments into the bodies that the DPS service API
+// has for them, and back. Whatever shows an enrollment to somebody outside shows
+// it so: the service API itself and the requests of custom allocation.
+package serviceapi
 
 import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"strings"
 
 	"github.com/berth-iot/berth/attest"
@@ -15,26 +17,19 @@ import (
 	"github.com/berth-iot/berth/wire/dpsjson"
 )
 
-// A visibility says whether an answer holds symmetric keys: those to PUT and
+// A Visibility says whether a body holds symmetric keys: answers to PUT and
 // attestationmechanism do, those to GET and query do not.
-type visibility bool
+type Visibility bool
 
+// The visibilities.
 const (
-	showKeys visibility = true
-	hideKeys visibility = false
+	ShowKeys Visibility = true
+	HideKeys Visibility = false
 )
 
-// idMember is the member that holds an enrollment's ID.
-func idMember(kind enroll.Kind) string {
-	if kind == enroll.Group {
-		return "enrollmentGroupId"
-	}
-	return "registrationId"
-}
-
-// decodeEnrollment reads either kind of enrollment. A group comes as an
+// Decode reads either kind of enrollment. A group comes as an
 // individual enrollment that has the group's ID: they share all other members.
-func decodeEnrollment(kind enroll.Kind, b []byte) (dpsjson.IndividualEnrollment, error) {
+func Decode(kind enroll.Kind, b []byte) (dpsjson.IndividualEnrollment, error) {
 	if kind == enroll.Individual {
 		return dpsjson.DecodeIndividualEnrollment(b)
 	}
@@ -42,9 +37,9 @@ func decodeEnrollment(kind enroll.Kind, b []byte) (dpsjson.IndividualEnrollment,
 	return g.AsIndividual(), err
 }
 
-// entryOf returns what a client wrote as an entry. The service owns the entity
+// Entry returns what a client wrote as an entry. The service owns the entity
 // tag and the timestamps, so the client's are left behind.
-func entryOf(scope device.IDScope, kind enroll.Kind, body dpsjson.IndividualEnrollment) (*enroll.Entry, error) {
+func Entry(scope device.IDScope, kind enroll.Kind, body dpsjson.IndividualEnrollment) (*enroll.Entry, error) {
 	if err := body.Attestation.Validate(); err != nil {
 		return nil, err
 	}
@@ -165,9 +160,9 @@ func slotOf(c *dpsjson.X509Certificate) []byte {
 	return append([]byte{}, c.Certificate...)
 }
 
-// bodyOf returns an entry of either kind as an individual enrollment's body.
-func bodyOf(e *enroll.Entry, keys visibility) (dpsjson.IndividualEnrollment, error) {
-	attestation, err := attestationBody(e.Attestation, keys)
+// Individual returns an entry of either kind as an individual enrollment's body.
+func Individual(e *enroll.Entry, keys Visibility) (dpsjson.IndividualEnrollment, error) {
+	attestation, err := Attestation(e.Attestation, keys)
 	if err != nil {
 		return dpsjson.IndividualEnrollment{}, fmt.Errorf("describing enrollment %q: %w", e.ID, err)
 	}
@@ -200,9 +195,9 @@ func bodyOf(e *enroll.Entry, keys visibility) (dpsjson.IndividualEnrollment, err
 	return body, nil
 }
 
-// shapeOf returns an entry as the body of its own kind.
-func shapeOf(e *enroll.Entry, keys visibility) (any, error) {
-	body, err := bodyOf(e, keys)
+// Body returns an entry as the body of its own kind.
+func Body(e *enroll.Entry, keys Visibility) (any, error) {
+	body, err := Individual(e, keys)
 	if err != nil {
 		return nil, err
 	}
@@ -212,19 +207,13 @@ func shapeOf(e *enroll.Entry, keys visibility) (any, error) {
 	return body, nil
 }
 
-func answerEntry(w http.ResponseWriter, e *enroll.Entry, keys visibility) error {
-	body, err := shapeOf(e, keys)
-	if err != nil {
-		return err
-	}
-	return answer(w, http.StatusOK, body)
-}
-
-func attestationBody(m attest.Mechanism, keys visibility) (*dpsjson.AttestationMechanism, error) {
+// Attestation returns a mechanism as the body of its own. Certificates and the
+// keys of a list are described, never answered themselves.
+func Attestation(m attest.Mechanism, keys Visibility) (*dpsjson.AttestationMechanism, error) {
 	body := &dpsjson.AttestationMechanism{Type: dpsjson.AttestationType(m.Type)}
 	var err error
 	switch {
-	case m.SymmetricKey != nil && keys == showKeys:
+	case m.SymmetricKey != nil && keys == ShowKeys:
 		body.SymmetricKey = &dpsjson.SymmetricKeys{
 			PrimaryKey:   dpsjson.Key{SymmetricKey: m.SymmetricKey.Primary},
 			SecondaryKey: dpsjson.Key{SymmetricKey: m.SymmetricKey.Secondary},
