@@ -116,6 +116,9 @@ func (e *Enroller) checkGroupLimit(ctx context.Context, next *enroll.Entry, matc
 		return err
 	}
 	if len(groups) >= maxGroups {
+		if _, err := e.Store.Entry(ctx, next.Scope, enroll.Group, next.Key()); err == nil {
+			return nil // the change says that it exists
+		}
 		return errs.New(errs.Invalid, errs.CodeBadRequest, "enrollmentGroupId: there are %d %s groups already; %d are allowed", len(groups), next.Attestation.Type, maxGroups)
 	}
 	return nil

@@ -730,6 +730,11 @@ func TestGroupsAreLimited(t *testing.T) {
 	if _, err := s.enroller.Put(t.Context(), operator, there, func(string) bool { return true }); err != nil {
 		t.Errorf("changing one of the 100: %v", err)
 	}
+	again := byKey(enroll.Group, "GROUP-7", key(5), key(6))
+	again.Scope = scope
+	if _, err := s.enroller.Put(t.Context(), operator, again, nil); errs.Public(err).Code != errs.CodeEnrollmentConflict {
+		t.Errorf("creating one of the 100 again: %v", err)
+	}
 	ca, err := pki.NewRoot("Root", s.now, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
