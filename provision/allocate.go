@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/berth-iot/berth/device"
@@ -45,20 +47,90 @@ func candidates(e *enroll.Entry, linked []LinkedHub) []LinkedHub {
 }
 
 // allocate chooses a hub for the device. current is the hub of its record, or
-// empty. It is a function of its arguments alone.
-func allocate(policy enroll.AllocationPolicy, hubs []LinkedHub, key device.RegistrationID, current string) allocation {
+// empty; remote is the address that it registers from, perhaps with a port. It
+// is a function of its arguments alone.
+func allocate(policy enroll.AllocationPolicy, hubs []LinkedHub, key device.RegistrationID, current, remote string) allocation {
 	if len(hubs) == 0 {
 		return allocation{Why: "no hub is linked that the enrollment allows"}
 	}
-	if policy == enroll.Static {
+	switch policy {
+	case enroll.Static:
 		return allocation{hubs[0].Host, "static: the first of the allowed hubs"}
+	case enroll.GeoLatency:
+		return nearest(hubs, key, current, address(remote))
 	}
-	for _, h := range hubs {
-		if strings.EqualFold(h.Host, current) {
-			return allocation{h.Host, "hashed: the device stays where it is"}
-		}
+	if h, ok := find(hubs, current); ok {
+		return allocation{h.Host, "hashed: the device stays where it is"}
 	}
 	return allocation{hashed(hubs, key), fmt.Sprintf("hashed: by weight among %d hub(s)", len(hubs))}
+}
+
+func find(hubs []LinkedHub, host string) (LinkedHub, bool) {
+	i := slices.IndexFunc(hubs, func(h LinkedHub) bool { return strings.EqualFold(h.Host, host) })
+	if i < 0 {
+		return LinkedHub{}, false
+	}
+	return hubs[i], true
+}
+
+// nearest chooses the hub that the hints say is closest to where the device
+// registers from, and by hash among several that are. A device leaves the hub
+// it is at only for one that is strictly closer: equals trade no devices, and
+// one that roams into a network nobody measured stays.
+func nearest(hubs []LinkedHub, key device.RegistrationID, current string, from netip.Addr) allocation {
+	best := unknownLatency
+	var closest []LinkedHub
+	for _, h := range hubs {
+		switch l := h.latency(from); {
+		case l < best:
+			best, closest = l, []LinkedHub{h}
+		case l == best:
+			closest = append(closest, h)
+		}
+	}
+	network := "an address that cannot be read"
+	if from.IsValid() {
+		network = from.String()
+	}
+	if h, ok := find(closest, current); ok {
+		return allocation{h.Host, fmt.Sprintf("geoLatency: the device stays where it is: no allowed hub is closer to %s", network)}
+	}
+	switch {
+	case best == unknownLatency:
+		return allocation{hashed(hubs, key), fmt.Sprintf("geoLatency: no allowed hub has a hint for %s; by weight among %d hub(s)", network, len(hubs))}
+	case len(closest) > 1:
+		return allocation{hashed(closest, key), fmt.Sprintf("geoLatency: %d ms from %s, as close as %d hub(s); by weight among them", best, network, len(closest))}
+	}
+	return allocation{closest[0].Host, fmt.Sprintf("geoLatency: %d ms from %s, the closest of %d hub(s)", best, network, len(hubs))}
+}
+
+// unknownLatency is further than every hint.
+const unknownLatency = math.MaxInt
+
+// latency is how far from is from the hub, in milliseconds: what the hint for
+// the narrowest network that holds from says.
+func (h LinkedHub) latency(from netip.Addr) int {
+	best, bits := unknownLatency, -1
+	for _, l := range h.Latency {
+		if l.Network.Contains(from) && l.Network.Bits() > bits {
+			best, bits = l.Milliseconds, l.Network.Bits()
+		}
+	}
+	return best
+}
+
+// address reads a peer's address, with or without a port, as hints are written:
+// an IPv4 address in IPv6's clothes is one of IPv4. What it cannot read is the
+// zero address, which is in no network.
+func address(remote string) netip.Addr {
+	if at, err := netip.ParseAddrPort(remote); err == nil {
+		return at.Addr().Unmap().WithZone("")
+	}
+	from, err := netip.ParseAddr(remote)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return from.Unmap().WithZone("")
 }
 
 // hashed chooses by weighted rendezvous hashing (Thaler and Ravishankar; weights

@@ -2,7 +2,11 @@ package provision
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -16,7 +20,7 @@ const fleet = 20_000
 func spread(hubs []LinkedHub) []string {
 	at := make([]string, fleet)
 	for i := range at {
-		at[i] = allocate(enroll.Hashed, hubs, device.RegistrationID(fmt.Sprintf("pump-%d", i)), "").Hub
+		at[i] = allocate(enroll.Hashed, hubs, device.RegistrationID(fmt.Sprintf("pump-%d", i)), "", "").Hub
 	}
 	return at
 }
@@ -108,16 +112,16 @@ func TestAllocate(t *testing.T) {
 		{"static: the first", enroll.Static, all, "", "hub-1.example"},
 		{"static: the first, wherever the device is", enroll.Static, all, "hub-3.example", "hub-1.example"},
 	} {
-		if got := allocate(c.policy, c.hubs, "pump-7", c.current); got.Hub != c.want || got.Why == "" {
+		if got := allocate(c.policy, c.hubs, "pump-7", c.current, ""); got.Hub != c.want || got.Why == "" {
 			t.Errorf("%s: %q (%s), want %q", c.name, got.Hub, got.Why, c.want)
 		}
 	}
-	if got := allocate(enroll.Hashed, nil, "pump-7", "hub-1.example"); got.Hub != "" || got.Why == "" {
+	if got := allocate(enroll.Hashed, nil, "pump-7", "hub-1.example", ""); got.Hub != "" || got.Why == "" {
 		t.Errorf("without hubs: %q (%s)", got.Hub, got.Why)
 	}
 	// The order of the hubs and the case of their names do not matter.
-	forth := allocate(enroll.Hashed, all, "pump-7", "").Hub
-	back := allocate(enroll.Hashed, []LinkedHub{three, {Host: "HUB-2.example:8443", Weight: 1, Allocation: true}, one}, "pump-7", "").Hub
+	forth := allocate(enroll.Hashed, all, "pump-7", "", "").Hub
+	back := allocate(enroll.Hashed, []LinkedHub{three, {Host: "HUB-2.example:8443", Weight: 1, Allocation: true}, one}, "pump-7", "", "").Hub
 	if !strings.EqualFold(forth, back) {
 		t.Errorf("%s one way, %s the other", forth, back)
 	}
@@ -141,6 +145,93 @@ func TestCandidates(t *testing.T) {
 		got := candidates(&c.entry, linked)
 		if fmt.Sprint(got) != fmt.Sprint(c.want) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+// Hints decide, and only those for the device's own network.
+func TestNearest(t *testing.T) {
+	hub := func(name string, hints ...string) LinkedHub {
+		h := LinkedHub{Host: name, Weight: 1, Allocation: true}
+		for _, hint := range hints {
+			network, ms, _ := strings.Cut(hint, "=")
+			n, err := strconv.Atoi(ms)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.Latency = append(h.Latency, Latency{netip.MustParsePrefix(network), n})
+		}
+		return h
+	}
+	for _, c := range []struct {
+		name            string
+		hubs            []LinkedHub
+		current, remote string
+		want            string // several where a hash decides among them
+	}{
+		{"the lowest", []LinkedHub{hub("a", "10.0.0.0/8=20"), hub("b", "10.0.0.0/8=5"), hub("c", "10.0.0.0/8=6")}, "", "10.1.2.3", "b"},
+		{"with a port", []LinkedHub{hub("a", "10.0.0.0/8=20"), hub("b", "10.0.0.0/8=5")}, "", "10.1.2.3:40001", "b"},
+		{"zero is a hint", []LinkedHub{hub("a", "10.0.0.0/8=1"), hub("b", "10.0.0.0/8=0")}, "", "10.1.2.3", "b"},
+		{"the narrowest network of a hub counts, even if it is further", []LinkedHub{hub("a", "10.0.0.0/8=1", "10.1.0.0/16=90"), hub("b", "10.0.0.0/8=5")}, "", "10.1.2.3", "b"},
+		{"whatever the order", []LinkedHub{hub("a", "10.1.0.0/16=90", "10.0.0.0/8=1"), hub("b", "10.0.0.0/8=5")}, "", "10.1.2.3", "b"},
+		{"a narrower network of others does not", []LinkedHub{hub("a", "10.0.0.0/8=1", "10.2.0.0/16=90"), hub("b", "10.0.0.0/8=5")}, "", "10.1.2.3", "a"},
+		{"a hub without a hint comes last", []LinkedHub{hub("a"), hub("b", "0.0.0.0/0=60000")}, "", "10.1.2.3", "b"},
+		{"and so does one with a hint for another network", []LinkedHub{hub("a", "192.168.0.0/16=1"), hub("b", "10.0.0.0/8=60000")}, "", "10.1.2.3", "b"},
+		{"equals", []LinkedHub{hub("a", "10.0.0.0/8=5"), hub("b", "10.1.0.0/16=5"), hub("c", "10.0.0.0/8=6")}, "", "10.1.2.3", "a b"},
+		{"no hint anywhere", []LinkedHub{hub("a"), hub("b"), hub("c")}, "", "10.1.2.3", "a b c"},
+		{"no hint for this network", []LinkedHub{hub("a", "192.168.0.0/16=1"), hub("b")}, "", "10.1.2.3", "a b"},
+		{"IPv4 in IPv6", []LinkedHub{hub("a", "10.0.0.0/8=20"), hub("b", "10.0.0.0/8=5")}, "", "[::ffff:10.1.2.3]:443", "b"},
+		{"is not in a network of IPv6", []LinkedHub{hub("a", "::/0=1"), hub("b", "10.0.0.0/8=5")}, "", "::ffff:10.1.2.3", "b"},
+		{"IPv6 is not in a network of IPv4", []LinkedHub{hub("a", "0.0.0.0/0=1"), hub("b", "2001:db8::/32=5")}, "", "2001:db8::7", "b"},
+		{"a zone does not matter", []LinkedHub{hub("a", "fe80::/10=9"), hub("b", "fe80::/10=5")}, "", "fe80::1%eth0", "b"},
+		{"an address that cannot be read is in no network", []LinkedHub{hub("a", "0.0.0.0/0=1", "::/0=1"), hub("b")}, "", "the moon", "a b"},
+		{"nor is a missing one", []LinkedHub{hub("a", "0.0.0.0/0=1", "::/0=1"), hub("b")}, "", "", "a b"},
+		{"nor a name", []LinkedHub{hub("a", "0.0.0.0/0=1"), hub("b")}, "", "localhost:443", "a b"},
+		{"nor a number that only C reads", []LinkedHub{hub("a", "0.0.0.0/0=1"), hub("b")}, "", "010.1.2.3", "a b"},
+		{"it stays among equals", []LinkedHub{hub("a", "10.0.0.0/8=5"), hub("b", "10.0.0.0/8=5")}, "a", "10.1.2.3", "a"},
+		{"in other letters", []LinkedHub{hub("a", "10.0.0.0/8=5"), hub("b", "10.0.0.0/8=5")}, "B", "10.1.2.3", "b"},
+		{"it leaves for a closer one", []LinkedHub{hub("a", "10.0.0.0/8=5"), hub("b", "10.0.0.0/8=4")}, "a", "10.1.2.3", "b"},
+		{"and for the first one with a hint", []LinkedHub{hub("a"), hub("b", "10.0.0.0/8=500")}, "a", "10.1.2.3", "b"},
+		{"but not where nobody measured", []LinkedHub{hub("a", "10.0.0.0/8=5"), hub("b", "10.0.0.0/8=1")}, "a", "203.0.113.9", "a"},
+		{"nor when its address cannot be read", []LinkedHub{hub("a", "10.0.0.0/8=5"), hub("b", "10.0.0.0/8=1")}, "a", "?", "a"},
+		{"a hub that may not be chosen holds nobody", []LinkedHub{hub("b", "10.0.0.0/8=9")}, "a", "10.1.2.3", "b"},
+	} {
+		got := allocate(enroll.GeoLatency, c.hubs, "pump-7", c.current, c.remote)
+		if want := strings.Fields(c.want); len(want) == 1 {
+			if got.Hub != c.want {
+				t.Errorf("%s: %q (%s), want %s", c.name, got.Hub, got.Why, c.want)
+			}
+			continue
+		}
+		// Among equals each gets its share, and only they do.
+		among := map[string]int{}
+		for i := range 1000 {
+			among[allocate(enroll.GeoLatency, c.hubs, device.RegistrationID(fmt.Sprintf("pump-%d", i)), c.current, c.remote).Hub]++
+		}
+		if hosts := slices.Sorted(maps.Keys(among)); strings.Join(hosts, " ") != c.want {
+			t.Errorf("%s: %v, want %s", c.name, among, c.want)
+		}
+	}
+}
+
+// The reason says which network was judged and by what.
+func TestNearestSaysWhy(t *testing.T) {
+	near := Latency{netip.MustParsePrefix("10.0.0.0/8"), 5}
+	one, two, far := LinkedHub{Host: "one", Latency: []Latency{near}}, LinkedHub{Host: "two", Latency: []Latency{near}}, LinkedHub{Host: "far"}
+	for _, c := range []struct {
+		hubs            []LinkedHub
+		current, remote string
+		want            string
+	}{
+		{[]LinkedHub{one, far}, "", "10.1.2.3:5", "geoLatency: 5 ms from 10.1.2.3, the closest of 2 hub(s)"},
+		{[]LinkedHub{one, two, far}, "", "10.1.2.3", "geoLatency: 5 ms from 10.1.2.3, as close as 2 hub(s); by weight among them"},
+		{[]LinkedHub{one, two, far}, "two", "10.1.2.3", "geoLatency: the device stays where it is: no allowed hub is closer to 10.1.2.3"},
+		{[]LinkedHub{one, two}, "", "203.0.113.9", "geoLatency: no allowed hub has a hint for 203.0.113.9; by weight among 2 hub(s)"},
+		{[]LinkedHub{one, two}, "", "?", "geoLatency: no allowed hub has a hint for an address that cannot be read; by weight among 2 hub(s)"},
+		{nil, "", "10.1.2.3", "no hub is linked that the enrollment allows"},
+	} {
+		if got := allocate(enroll.GeoLatency, c.hubs, "pump-7", c.current, c.remote).Why; got != c.want {
+			t.Errorf("%s\nwant %s", got, c.want)
 		}
 	}
 }

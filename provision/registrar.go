@@ -253,7 +253,7 @@ func (r *Registrar) plan(ctx context.Context, c claimant, a *admission, before *
 		next.Hub = at.Hub
 		return next, "the reprovision policy keeps the device where it is", nil
 	}
-	choice := allocate(policy, candidates(a.entry, linked), c.key, at.Hub)
+	choice := allocate(policy, candidates(a.entry, linked), c.key, at.Hub, c.Remote)
 	next.Hub = choice.Hub
 	if at.Hub != "" && at.DeviceID == next.DeviceID && !strings.EqualFold(at.Hub, next.Hub) {
 		next.From, next.MigrateTwin = at, reprovision.MigrateDeviceData

@@ -24,7 +24,7 @@ type Request struct {
 	APIVersion string            // YYYY-MM-DD with an optional -preview
 	TrackingID errs.TrackingID
 	Wire       string // "https", for the decision record
-	Remote     string // the peer's address, for the decision record
+	Remote     string // the address of the peer, for geoLatency and the decision record
 }
 
 // An Outcome is what a call came to. Exactly one member is set; every other
