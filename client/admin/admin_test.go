@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -69,7 +70,7 @@ func TestWhatIsAskedFor(t *testing.T) {
 			t.Errorf("%+v, %v", d, err)
 		}
 		link := provision.LinkedHub{Host: "h.example:8443", Weight: 3, Allocation: true}
-		if hubs, err := c.Hubs(ctx); err != nil || len(hubs) != 1 || hubs[0] != link {
+		if hubs, err := c.Hubs(ctx); err != nil || len(hubs) != 1 || !reflect.DeepEqual(hubs[0], link) {
 			t.Errorf("%+v, %v", hubs, err)
 		}
 		if err := c.LinkHub(ctx, link); err != nil {

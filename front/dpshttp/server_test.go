@@ -134,6 +134,20 @@ func (s *store) Registrations(_ context.Context, _ device.IDScope, group string,
 	return page(of, after, limit), nil
 }
 
+func (s *store) DueRegistrations(_ context.Context, now time.Time, limit int) ([]*provision.Registration, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	due := map[device.RegistrationID]*provision.Registration{}
+	for key, r := range s.records {
+		if r.Pending != nil && !r.Pending.Due.After(now) {
+			due[key] = r
+		}
+	}
+	return page(due, "", limit), nil
+}
+
+func (s *store) Together(ctx context.Context, do func(context.Context) error) error { return do(ctx) }
+
 func page[K cmp.Ordered, V any](all map[K]V, after K, limit int) []V {
 	var found []V
 	for _, key := range slices.Sorted(maps.Keys(all)) {

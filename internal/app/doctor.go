@@ -250,6 +250,9 @@ func (e *examination) tenant() {
 		e.say(Broken, databaseFile, "", "reading the linked hubs: %v", err)
 	}
 	for _, l := range linked {
+		if l.Connection != nil {
+			continue // a hub elsewhere has certificates of its own
+		}
 		if name := hub.HostName(l.Host); !slices.Contains(e.hosts, name) {
 			e.hosts = append(e.hosts, name)
 		}

@@ -14,6 +14,7 @@ const (
 	selectRegistrations = "SELECT " + record.RegistrationColumns + ` FROM registration
 		WHERE scope = $1 AND lower(group_id) = lower($2::text COLLATE "C") AND group_id <> '' AND key > $3 ORDER BY key LIMIT $4`
 	deleteRegistration = "DELETE FROM registration WHERE scope = $1 AND key = $2"
+	dueRegistrations   = "SELECT " + record.RegistrationColumns + " FROM registration WHERE due <= $1 ORDER BY due LIMIT $2"
 )
 
 var (
@@ -64,8 +65,7 @@ func (s *Store) ChangeRegistration(ctx context.Context, scope device.IDScope, ke
 
 // DueRegistrations implements provision.Records.
 func (s *Store) DueRegistrations(ctx context.Context, now time.Time, limit int) ([]*provision.Registration, error) {
-	return list(ctx, s, record.Registration, "SELECT "+record.RegistrationColumns+` FROM registration
-		WHERE due <= $1 ORDER BY due LIMIT $2`, now.UnixNano(), record.Limit(limit))
+	return list(ctx, s, record.Registration, dueRegistrations, record.Nanoseconds(now), record.Limit(limit))
 }
 
 // Together implements provision.Records.

@@ -9,12 +9,25 @@ import (
 	"github.com/berth-iot/berth/store/internal/record"
 )
 
+const (
+	selectScope  = "SELECT " + record.ScopeColumns + " FROM scope WHERE id = $1"
+	selectScopes = "SELECT " + record.ScopeColumns + " FROM scope ORDER BY id"
+	selectLinked = "SELECT " + record.LinkedHubMembers + " FROM linked_hub WHERE scope = $1 ORDER BY lower(host)"
+)
+
+var (
+	putScope = insert("scope", record.ScopeColumns) + ` ON CONFLICT (id) DO UPDATE SET allocation = excluded.allocation,
+		hosts = excluded.hosts, limits = excluded.limits, shared_keys = excluded.shared_keys`
+	putLinked = insert("linked_hub", record.LinkedHubColumns) + ` ON CONFLICT (scope, lower(host)) DO UPDATE SET
+		host = excluded.host, weight = excluded.weight, allocation = excluded.allocation,
+		latency = excluded.latency, policy = excluded.policy, keys = excluded.keys`
+)
+
 // PutScope creates or replaces a provisioning tenant.
 func (s *Store) PutScope(ctx context.Context, scope provision.Scope) error {
 	return s.transact(ctx, func(_ context.Context, t *tx) error {
 		t.then(func() { s.scopes.Forget(scope.ID) })
-		t.write(`INSERT INTO scope (id, allocation) VALUES ($1, $2)
-			ON CONFLICT (id) DO UPDATE SET allocation = excluded.allocation`, string(scope.ID), string(scope.Allocation))
+		t.write(putScope, record.ScopeValues(scope)...)
 		t.changed()
 		return nil
 	})
@@ -26,28 +39,31 @@ func (s *Store) Scope(ctx context.Context, id device.IDScope) (*provision.Scope,
 		return find(ctx, s, record.NoScope(), func(r *record.Row) (*provision.Scope, error) {
 			scope, err := record.Scope(r)
 			return &scope, err
-		}, "SELECT id, allocation FROM scope WHERE id = $1", string(id))
+		}, selectScope, string(id))
 	})
 	if err != nil {
 		return nil, err
 	}
 	own := *found
+	own.Hosts = slices.Clone(own.Hosts)
 	return &own, nil
 }
 
 // ListScopes returns every provisioning tenant, ordered by ID.
 func (s *Store) ListScopes(ctx context.Context) ([]provision.Scope, error) {
-	return list(ctx, s, record.Scope, "SELECT id, allocation FROM scope ORDER BY id")
+	return list(ctx, s, record.Scope, selectScopes)
 }
 
 // PutLinkedHub links a hub to scope or changes its link. It returns an error of
 // kind errs.NotFound when there is no such scope.
 func (s *Store) PutLinkedHub(ctx context.Context, scope device.IDScope, h provision.LinkedHub) error {
-	err := s.transact(ctx, func(_ context.Context, t *tx) error {
+	values, err := s.codec.LinkedHubValues(scope, h)
+	if err != nil {
+		return err
+	}
+	err = s.transact(ctx, func(_ context.Context, t *tx) error {
 		t.then(func() { s.linked.Forget(scope) })
-		t.write(`INSERT INTO linked_hub (scope, host, weight, allocation) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (scope, lower(host)) DO UPDATE SET host = excluded.host, weight = excluded.weight, allocation = excluded.allocation`,
-			string(scope), h.Host, int64(h.Weight), h.Allocation)
+		t.write(putLinked, values...)
 		t.changed()
 		return nil
 	})
@@ -79,11 +95,11 @@ func (s *Store) DeleteLinkedHub(ctx context.Context, scope device.IDScope, host 
 	})
 }
 
-// Linked returns the hubs of scope, ordered by host without case.
+// Linked returns the hubs of scope, ordered by host without case. What they
+// refer to is shared: the caller does not change it.
 func (s *Store) Linked(ctx context.Context, scope device.IDScope) ([]provision.LinkedHub, error) {
 	hubs, err := cached(ctx, s, &s.linked, scope, func(ctx context.Context) ([]provision.LinkedHub, error) {
-		return list(ctx, s, record.LinkedHub,
-			"SELECT host, weight, allocation FROM linked_hub WHERE scope = $1 ORDER BY lower(host)", string(scope))
+		return list(ctx, s, s.codec.LinkedHub(scope), selectLinked, string(scope))
 	})
 	return slices.Clone(hubs), err
 }

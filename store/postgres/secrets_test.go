@@ -12,6 +12,7 @@ import (
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/store/internal/record"
 )
 
@@ -48,6 +49,10 @@ func TestSymmetricKeysAreNowhereInTheTables(t *testing.T) {
 	}
 	putDevice(t, s, "pump-7", keys)
 	if err := s.PutPolicy(t.Context(), access.ScopeOwner(testScope), access.Policy{Name: "owner", Primary: keys.Primary, Secondary: keys.Secondary}); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := provision.LinkedHub{Host: "hub-2", Connection: &provision.Connection{Policy: "iothubowner", Key: keys.Primary}}
+	if err := s.PutLinkedHub(t.Context(), testScope, elsewhere); err != nil {
 		t.Fatal(err)
 	}
 

@@ -14,11 +14,12 @@ const (
 	selectRegistrations = "SELECT " + record.RegistrationColumns + ` FROM registration
 		WHERE scope = ? AND group_id = ? AND group_id <> '' AND key > ? ORDER BY key LIMIT ?`
 	insertRegistration = "INSERT INTO registration (" + record.RegistrationColumns + `)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 	updateRegistration = `UPDATE registration SET id = ?, attestation = ?, status = ?, substatus = ?, hub = ?, device_id = ?,
 		error_code = ?, error_message = ?, payload = ?, operation_id = ?, etag = ?, created = ?, updated = ?,
-		hub_key_blob = ?, endorsement_key = ?, storage_root_key = ? WHERE group_id = ? AND scope = ? AND key = ?`
+		hub_key_blob = ?, endorsement_key = ?, storage_root_key = ?, pending = ?, due = ? WHERE group_id = ? AND scope = ? AND key = ?`
 	deleteRegistration = "DELETE FROM registration WHERE scope = ? AND key = ?"
+	dueRegistrations   = "SELECT " + record.RegistrationColumns + " FROM registration WHERE due <= ? ORDER BY due LIMIT ?"
 )
 
 // Registration implements provision.Records.
@@ -70,8 +71,7 @@ func (s *Store) ChangeRegistration(ctx context.Context, scope device.IDScope, ke
 
 // DueRegistrations implements provision.Records.
 func (s *Store) DueRegistrations(ctx context.Context, now time.Time, limit int) ([]*provision.Registration, error) {
-	return list(ctx, s, record.Registration, "SELECT "+record.RegistrationColumns+` FROM registration
-		WHERE due <= ? ORDER BY due LIMIT ?`, now.UnixNano(), record.Limit(limit))
+	return list(ctx, s, record.Registration, dueRegistrations, record.Nanoseconds(now), record.Limit(limit))
 }
 
 // Together implements provision.Records.

@@ -9,14 +9,23 @@ import (
 	"github.com/berth-iot/berth/store/internal/record"
 )
 
-const selectLinked = "SELECT host, weight, allocation FROM linked_hub WHERE scope = ? ORDER BY host"
+const (
+	selectScope  = "SELECT " + record.ScopeColumns + " FROM scope WHERE id = ?"
+	selectScopes = "SELECT " + record.ScopeColumns + " FROM scope ORDER BY id"
+	putScope     = "INSERT INTO scope (" + record.ScopeColumns + `) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT DO UPDATE SET allocation = excluded.allocation, hosts = excluded.hosts, limits = excluded.limits,
+		shared_keys = excluded.shared_keys`
+	selectLinked = "SELECT " + record.LinkedHubMembers + " FROM linked_hub WHERE scope = ? ORDER BY host"
+	putLinked    = "INSERT INTO linked_hub (" + record.LinkedHubColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT DO UPDATE SET host = excluded.host, weight = excluded.weight, allocation = excluded.allocation,
+		latency = excluded.latency, policy = excluded.policy, keys = excluded.keys`
+)
 
 // PutScope creates or replaces a provisioning tenant.
 func (s *Store) PutScope(ctx context.Context, scope provision.Scope) error {
 	return s.write(ctx, func(t *tx) error {
 		t.then(func() { s.scopes.Forget(scope.ID) })
-		return t.exec(`INSERT INTO scope (id, allocation) VALUES (?, ?)
-			ON CONFLICT DO UPDATE SET allocation = excluded.allocation`, string(scope.ID), string(scope.Allocation))
+		return t.exec(putScope, record.ScopeValues(scope)...)
 	})
 }
 
@@ -26,28 +35,31 @@ func (s *Store) Scope(ctx context.Context, id device.IDScope) (*provision.Scope,
 		return find(ctx, s, record.NoScope(), func(r *record.Row) (*provision.Scope, error) {
 			scope, err := record.Scope(r)
 			return &scope, err
-		}, "SELECT id, allocation FROM scope WHERE id = ?", string(id))
+		}, selectScope, string(id))
 	})
 	if err != nil {
 		return nil, err
 	}
 	own := *found
+	own.Hosts = slices.Clone(own.Hosts)
 	return &own, nil
 }
 
 // ListScopes returns every provisioning tenant, ordered by ID.
 func (s *Store) ListScopes(ctx context.Context) ([]provision.Scope, error) {
-	return list(ctx, s, record.Scope, "SELECT id, allocation FROM scope ORDER BY id")
+	return list(ctx, s, record.Scope, selectScopes)
 }
 
 // PutLinkedHub links a hub to scope or changes its link. It returns an error of
 // kind errs.NotFound when there is no such scope.
 func (s *Store) PutLinkedHub(ctx context.Context, scope device.IDScope, h provision.LinkedHub) error {
+	values, err := s.codec.LinkedHubValues(scope, h)
+	if err != nil {
+		return err
+	}
 	return s.write(ctx, func(t *tx) error {
 		t.then(func() { s.linked.Forget(scope) })
-		err := t.exec(`INSERT INTO linked_hub (scope, host, weight, allocation) VALUES (?, ?, ?, ?)
-			ON CONFLICT DO UPDATE SET host = excluded.host, weight = excluded.weight, allocation = excluded.allocation`,
-			string(scope), h.Host, int64(h.Weight), h.Allocation)
+		err := t.exec(putLinked, values...)
 		if isForeignKey(err) {
 			return record.NoScope().WithCause(err)
 		}
@@ -71,10 +83,11 @@ func (s *Store) DeleteLinkedHub(ctx context.Context, scope device.IDScope, host 
 	})
 }
 
-// Linked returns the hubs of scope, ordered by host without case.
+// Linked returns the hubs of scope, ordered by host without case. What they
+// refer to is shared: the caller does not change it.
 func (s *Store) Linked(ctx context.Context, scope device.IDScope) ([]provision.LinkedHub, error) {
 	hubs, err := s.linked.Get(ctx, scope, func(ctx context.Context) ([]provision.LinkedHub, error) {
-		return list(ctx, s, record.LinkedHub, selectLinked, string(scope))
+		return list(ctx, s, s.codec.LinkedHub(scope), selectLinked, string(scope))
 	})
 	return slices.Clone(hubs), err
 }

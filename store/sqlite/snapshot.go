@@ -176,9 +176,14 @@ func (s *Snapshot) OpensWith(sealer hsm.Sealer) error {
 	return nil
 }
 
-// Linked returns the hubs of scope, ordered by host without case.
+// Linked returns the hubs of scope, ordered by host without case. The keys of
+// their connections stay sealed and are not returned.
 func (s *Snapshot) Linked(scope device.IDScope) ([]provision.LinkedHub, error) {
-	return all(s.conn, record.LinkedHub, selectLinked, string(scope))
+	query := selectLinked
+	if s.schema < 4 { // when there were no hubs elsewhere
+		query = "SELECT host, weight, allocation, NULL, '', NULL FROM linked_hub WHERE scope = ? ORDER BY host"
+	}
+	return all(s.conn, record.SealedLinkedHub, query, string(scope))
 }
 
 // HasScope reports whether there is such a tenant.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,6 +93,43 @@ func TestASnapshotUnderLoadIsWholeAndLacksNothing(t *testing.T) {
 	}
 	stop()
 	load.Wait()
+}
+
+// Someone who looks before an upgrade sees the hubs that the older program linked.
+func TestASnapshotReadsTheHubsOfAnOlderSchema(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "berth.db")
+	c, err := connect(dsn(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for step := 1; step <= 3; step++ {
+		names, err := filepath.Glob(fmt.Sprintf("migrations/%04d_*.sql", step))
+		if err != nil || len(names) != 1 {
+			t.Fatal(names, err)
+		}
+		text, err := migrations.ReadFile(names[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.script(string(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.script("PRAGMA user_version = 3; INSERT INTO scope VALUES ('0ne0000000a', ''); INSERT INTO linked_hub VALUES ('0ne0000000a', 'hub-1', 3, 1)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := OpenSnapshot(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	hubs, err := s.Linked(testScope)
+	if err != nil || len(hubs) != 1 || hubs[0].Host != "hub-1" || hubs[0].Weight != 3 || !hubs[0].Allocation || hubs[0].Connection != nil {
+		t.Errorf("%+v, %v", hubs, err)
+	}
 }
 
 // After a kill the newest writes are in the log alone.

@@ -144,6 +144,8 @@ func TestSymmetricKeysAreNowhereInTheFiles(t *testing.T) {
 	keys = pair()
 	check(s.PutPolicy(ctx, access.ScopeOwner(testScope), access.Policy{Name: "owner", Primary: keys.Primary, Secondary: keys.Secondary}))
 
+	check(s.PutLinkedHub(ctx, testScope, provision.LinkedHub{Host: "hub-2", Connection: &provision.Connection{Policy: "iothubowner", Key: pair().Primary}}))
+
 	if log, err := os.ReadFile(filepath.Join(dir, "berth.db-wal")); err != nil || !bytes.Contains(log, []byte("in plain sight")) {
 		t.Fatalf("this test does not see what is written: %v", err)
 	}
@@ -230,7 +232,7 @@ func TestOpenRefuses(t *testing.T) {
 		"a schema of the future": {func(t *testing.T, path string) {
 			openAndClose(t, path, key)
 			script(t, path, "PRAGMA user_version = 99")
-		}, "a newer version of this program wrote it (schema 99; this one knows up to 3)"},
+		}, "a newer version of this program wrote it (schema 99; this one knows up to 4)"},
 		"another program's tables": {func(t *testing.T, path string) {
 			script(t, path, "CREATE TABLE notes (text)")
 		}, "another program"},

@@ -40,7 +40,7 @@ func queued(ctx context.Context, s *Store, n int, do func(*tx) error) (result ch
 	return result
 }
 
-func putScope(id string) func(*tx) error {
+func addScope(id string) func(*tx) error {
 	return func(t *tx) error { return t.exec("INSERT INTO scope (id, allocation) VALUES (?, '')", id) }
 }
 
@@ -67,15 +67,15 @@ func TestAWriteThatFailsHalfwayHarmsNoNeighbour(t *testing.T) {
 	var batches [7]int // how often each write began
 	refusal := errors.New("no")
 	dos := []func(*tx) error{
-		putScope("1"),
+		addScope("1"),
 		func(t *tx) error { // fails in its second statement
-			return errors.Join(putScope("2")(t), putScope(string(testScope))(t))
+			return errors.Join(addScope("2")(t), addScope(string(testScope))(t))
 		},
-		putScope("3"),
-		func(t *tx) error { return errors.Join(putScope("4")(t), refusal) },
-		func(t *tx) error { putScope("5")(t); panic("a bug") },
+		addScope("3"),
+		func(t *tx) error { return errors.Join(addScope("4")(t), refusal) },
+		func(t *tx) error { addScope("5")(t); panic("a bug") },
 		func(t *tx) error { return refusal },
-		putScope("6"),
+		addScope("6"),
 	}
 	var results []chan error
 	for i, do := range dos {
@@ -98,7 +98,7 @@ func TestARefusalKeepsTheBatchTogether(t *testing.T) {
 	s := openTest(t)
 	release := hold(t, s)
 	began := 0
-	first := queued(t.Context(), s, 0, func(t *tx) error { began++; return putScope("1")(t) })
+	first := queued(t.Context(), s, 0, func(t *tx) error { began++; return addScope("1")(t) })
 	refused := queued(t.Context(), s, 1, func(t *tx) error { return errors.New("no") })
 	buggy := queued(t.Context(), s, 2, func(t *tx) error { panic("a bug") })
 	release()
@@ -117,14 +117,14 @@ func TestAFailedCommitTellsEverybody(t *testing.T) {
 	release := hold(t, s)
 	first := queued(t.Context(), s, 0, func(t *tx) error {
 		t.then(func() { forgot = true })
-		return putScope("1")(t)
+		return addScope("1")(t)
 	})
 	// The engine looks at deferred references only when it commits.
 	second := queued(t.Context(), s, 1, func(t *tx) error {
 		if err := t.conn.exec("PRAGMA defer_foreign_keys = ON"); err != nil {
 			return err
 		}
-		return t.exec("INSERT INTO linked_hub VALUES ('nowhere', 'hub-1', 1, 1)")
+		return t.exec("INSERT INTO linked_hub (scope, host, weight, allocation) VALUES ('nowhere', 'hub-1', 1, 1)")
 	})
 	refused := queued(t.Context(), s, 2, func(*tx) error { return errs.New(errs.Conflict, 0, "no") })
 	release()
@@ -140,7 +140,7 @@ func TestAFailedCommitTellsEverybody(t *testing.T) {
 		t.Error("what the writes had touched was not forgotten")
 	}
 	scopesAre(t, s)
-	if err := s.write(t.Context(), putScope("2")); err != nil {
+	if err := s.write(t.Context(), addScope("2")); err != nil {
 		t.Error(err)
 	}
 	scopesAre(t, s, "2")
@@ -154,7 +154,7 @@ func TestAFullDiskIsUnavailable(t *testing.T) {
 	big := &provision.Registration{Scope: testScope, Key: "pump-7", HubKeyBlob: make([]byte, 1<<20)}
 	put := func(*provision.Registration) (*provision.Registration, error) { return big, nil }
 	release := hold(t, s)
-	small := queued(t.Context(), s, 0, putScope("1"))
+	small := queued(t.Context(), s, 0, addScope("1"))
 	full := queued(t.Context(), s, 1, func(t *tx) error { return t.exec(insertRegistration, record.RegistrationValues(big)...) })
 	release()
 	if err := <-full; errs.KindOf(err) != errs.Unavailable {
@@ -176,12 +176,12 @@ func TestAWriteWhoseCallerHasGoneDoesNotBegin(t *testing.T) {
 	s := openTest(t)
 	release := hold(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
-	abandoned := queued(ctx, s, 0, putScope("1"))
+	abandoned := queued(ctx, s, 0, addScope("1"))
 	cancel()
 	if err := <-abandoned; !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	stays := queued(t.Context(), s, 1, putScope("2"))
+	stays := queued(t.Context(), s, 1, addScope("2"))
 	release()
 	if err := <-stays; err != nil {
 		t.Error(err)
@@ -192,7 +192,7 @@ func TestAWriteWhoseCallerHasGoneDoesNotBegin(t *testing.T) {
 func TestAWriteThatBeganIsNotInterrupted(t *testing.T) {
 	s := openTest(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	err := s.write(ctx, func(t *tx) error { cancel(); return putScope("1")(t) })
+	err := s.write(ctx, func(t *tx) error { cancel(); return addScope("1")(t) })
 	if err != nil {
 		t.Error(err)
 	}
@@ -204,11 +204,11 @@ func TestTheQueueIsBounded(t *testing.T) {
 	release := hold(t, s)
 	var results []chan error
 	for i := range maxQueue {
-		results = append(results, queued(t.Context(), s, i, putScope(fmt.Sprintf("%04d", i))))
+		results = append(results, queued(t.Context(), s, i, addScope(fmt.Sprintf("%04d", i))))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	outside := make(chan error)
-	go func() { outside <- s.write(ctx, putScope("outside")) }()
+	go func() { outside <- s.write(ctx, addScope("outside")) }()
 	cancel()
 	if err := <-outside; !errors.Is(err, context.Canceled) {
 		t.Errorf("waiting for a place in the queue: %v", err)
@@ -228,11 +228,11 @@ func TestTheQueueIsBounded(t *testing.T) {
 func TestCloseFinishesWhatWasQueued(t *testing.T) {
 	s := openTest(t)
 	release := hold(t, s)
-	first := queued(t.Context(), s, 0, putScope("1"))
+	first := queued(t.Context(), s, 0, addScope("1"))
 	closed := make(chan error)
 	go func() { closed <- s.Close() }()
 	<-s.closed
-	if err := s.write(t.Context(), putScope("2")); errs.KindOf(err) != errs.Unavailable {
+	if err := s.write(t.Context(), addScope("2")); errs.KindOf(err) != errs.Unavailable {
 		t.Errorf("writing while the store closes: %v", err)
 	}
 	release()

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/provision"
 )
@@ -27,7 +29,10 @@ var registrationRules = []rule{
 		full := registration(scopeA, "pump-7", "Line-1")
 		empty := &provision.Registration{Scope: scopeA, Key: "pump-7", GroupID: "Line-1"}
 		little := &provision.Registration{Scope: scopeA, Key: "pump-7", Payload: json.RawMessage{}, HubKeyBlob: []byte{}, StorageRootKey: []byte{}, EndorsementKey: []byte{}}
-		for _, want := range []*provision.Registration{full, empty, full, little, full} {
+		waiting := &provision.Registration{Scope: scopeA, Key: "pump-7", GroupID: "Line-1", Pending: &provision.Pending{}}
+		chosen := &provision.Registration{Scope: scopeA, Key: "pump-7", Pending: &provision.Pending{Due: epoch, Payload: json.RawMessage("null"),
+			Choice: &provision.Choice{Twin: &enroll.InitialTwin{}}}}
+		for _, want := range []*provision.Registration{full, empty, full, little, full, waiting, chosen, waiting, empty} {
 			noError(t, putRegistration(t.Context(), s, want))
 			got, err := s.Registration(t.Context(), scopeA, "pump-7")
 			noError(t, err)
@@ -124,5 +129,37 @@ var registrationRules = []rule{
 		noError(t, putRegistration(t.Context(), s, registration(scopeA, "e", "line-2")))
 		same(t, keys("line-1", "", 10), "[a]")
 		same(t, keys("line-2", "", 10), "[b d e]")
+	}},
+	{"what is pending is found when it is due, the longest waiting first, in all scopes", func(t *testing.T, s Store) {
+		due := func(now time.Time, limit int) string {
+			t.Helper()
+			page, err := s.DueRegistrations(t.Context(), now, limit)
+			noError(t, err)
+			var keys []device.RegistrationID
+			for _, r := range page {
+				keys = append(keys, r.Key)
+			}
+			return fmt.Sprint(keys)
+		}
+		put := func(scope device.IDScope, key device.RegistrationID, p *provision.Pending) {
+			t.Helper()
+			noError(t, putRegistration(t.Context(), s, &provision.Registration{Scope: scope, Key: key, Pending: p}))
+		}
+		put(scopeA, "a", nil)
+		put(scopeA, "b", &provision.Pending{Due: epoch})
+		put(scopeB, "c", &provision.Pending{Due: epoch.Add(-1)})
+		put(scopeA, "d", &provision.Pending{})
+		put(scopeA, "e", &provision.Pending{Due: epoch.Add(1)})
+		same(t, due(epoch.Add(-2), 10), "[d]")
+		same(t, due(epoch, 10), "[d c b]")
+		same(t, due(epoch, 2), "[d c]")
+		same(t, due(epoch, 0), "[]")
+		same(t, due(epoch.AddDate(1000, 0, 0), 10), "[d c b e]")
+		put(scopeA, "b", &provision.Pending{Due: epoch.Add(time.Hour), Attempts: 1})
+		put(scopeA, "d", nil)
+		same(t, due(epoch.Add(1), 10), "[c e]")
+		page, err := s.DueRegistrations(t.Context(), epoch, 10)
+		noError(t, err)
+		same(t, page, []*provision.Registration{{Scope: scopeB, Key: "c", Pending: &provision.Pending{Due: epoch.Add(-1)}}})
 	}},
 }

@@ -13,11 +13,21 @@ import (
 var scopeRules = []rule{
 	{"a scope is what was put last", func(t *testing.T, s Store) {
 		for _, policy := range []enroll.AllocationPolicy{enroll.GeoLatency, enroll.Static, ""} {
-			want := provision.Scope{ID: scopeA, Allocation: policy}
+			want := filled[provision.Scope]()
+			want.ID, want.Allocation = scopeA, policy
 			noError(t, s.PutScope(t.Context(), want))
 			got, err := s.Scope(t.Context(), scopeA)
 			noError(t, err)
 			same(t, got, &want)
+			want = provision.Scope{ID: scopeA, Allocation: policy, Hosts: []string{}, SharedKeys: provision.RefuseSharedKeys}
+			noError(t, s.PutScope(t.Context(), want))
+			got, err = s.Scope(t.Context(), scopeA)
+			noError(t, err)
+			same(t, got, &want)
+			noError(t, s.PutScope(t.Context(), provision.Scope{ID: scopeA}))
+			got, err = s.Scope(t.Context(), scopeA)
+			noError(t, err)
+			same(t, got, &provision.Scope{ID: scopeA, SharedKeys: provision.WarnOfSharedKeys})
 		}
 	}},
 	{"a missing scope is NotFound until it is put", func(t *testing.T, s Store) {
@@ -28,18 +38,26 @@ var scopeRules = []rule{
 		noError(t, err)
 	}},
 	{"a scope that was returned is the caller's own", func(t *testing.T, s Store) {
+		want := filled[provision.Scope]()
+		want.ID = scopeA
+		noError(t, s.PutScope(t.Context(), want))
 		got, err := s.Scope(t.Context(), scopeA)
 		noError(t, err)
-		got.Allocation = "changed"
+		got.Allocation, got.Hosts[0] = "changed", "changed"
 		again, err := s.Scope(t.Context(), scopeA)
 		noError(t, err)
-		same(t, again.Allocation, enroll.Hashed)
+		same(t, again, &want)
 	}},
 	{"scopes are listed by ID", func(t *testing.T, s Store) {
-		noError(t, s.PutScope(t.Context(), provision.Scope{ID: "0ne00000001", Allocation: enroll.Custom}))
+		first := filled[provision.Scope]()
+		first.ID = "0ne00000001"
+		noError(t, s.PutScope(t.Context(), first))
 		got, err := s.ListScopes(t.Context())
 		noError(t, err)
-		same(t, got, []provision.Scope{{ID: "0ne00000001", Allocation: enroll.Custom}, {ID: scopeA, Allocation: enroll.Hashed}, {ID: scopeB, Allocation: enroll.Hashed}})
+		same(t, got, []provision.Scope{
+			first, {ID: scopeA, Allocation: enroll.Hashed, SharedKeys: provision.WarnOfSharedKeys},
+			{ID: scopeB, Allocation: enroll.Hashed, SharedKeys: provision.WarnOfSharedKeys},
+		})
 	}},
 	{"linked hubs are what was put last, by host, one list a scope", func(t *testing.T, s Store) {
 		linked := func(scope device.IDScope, want ...provision.LinkedHub) {
@@ -64,6 +82,19 @@ var scopeRules = []rule{
 		isKind(t, s.DeleteLinkedHub(t.Context(), scopeA, "a.example:8443"), errs.NotFound)
 		isKind(t, s.DeleteLinkedHub(t.Context(), scopeB, "b.example"), errs.NotFound)
 		linked(scopeA, two)
+	}},
+	{"a linked hub is what was put, in every member", func(t *testing.T, s Store) {
+		full := filled[provision.LinkedHub]()
+		full.Host = "Hub.Example:8443"
+		empty := provision.LinkedHub{Host: "hub.example:8443"}
+		respelled := full
+		respelled.Host, respelled.Connection = "HUB.example:8443", &provision.Connection{Policy: "iothubowner", Key: full.Connection.Key}
+		for _, want := range []provision.LinkedHub{full, empty, full, respelled} {
+			noError(t, s.PutLinkedHub(t.Context(), scopeA, want))
+			got, err := s.Linked(t.Context(), scopeA)
+			noError(t, err)
+			same(t, got, []provision.LinkedHub{want})
+		}
 	}},
 	{"a hub is linked to a scope there is", func(t *testing.T, s Store) {
 		isKind(t, s.PutLinkedHub(t.Context(), nowhere, provision.LinkedHub{Host: "a.example"}), errs.NotFound)

@@ -111,7 +111,7 @@ func whatWasWrittenStays(t *testing.T, open func() Store) {
 	noError(t, putHome(ctx, s, d, twin))
 	p := filled[access.Policy]()
 	noError(t, s.PutPolicy(ctx, access.ScopeOwner(scopeA), p))
-	linked := provision.LinkedHub{Host: "hub-1", Weight: 3, Allocation: true}
+	linked := filled[provision.LinkedHub]()
 	noError(t, s.PutLinkedHub(ctx, scopeA, linked))
 	m := filled[*hub.Message]()
 	noError(t, s.Append(ctx, []*hub.Message{m, {Hub: "hub-1", DeviceID: "d", Enqueued: epoch}}))

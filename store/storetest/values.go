@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"testing"
 	"time"
@@ -52,6 +53,9 @@ func fill(v reflect.Value, n *int) {
 			panic(err)
 		}
 		v.Set(reflect.ValueOf(k))
+		return
+	case netip.Prefix:
+		v.Set(reflect.ValueOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(*n >> 8), byte(*n)}), 24)))
 		return
 	}
 	switch v.Kind() {
@@ -114,6 +118,11 @@ func difference(path string, got, want reflect.Value) string {
 	case device.SymmetricKey:
 		if !got.Interface().(device.SymmetricKey).Equal(w) {
 			return path + " is another key"
+		}
+		return ""
+	case netip.Prefix:
+		if got.Interface() != want.Interface() {
+			return unequal()
 		}
 		return ""
 	}
