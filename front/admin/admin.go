@@ -2,7 +2,7 @@
 // why a device was refused, which hubs are linked to the provisioning scope,
 // which TPMs a group lists, and what devices sent. Beside it are the probes of an orchestrator.
 //
-// Except for the probes, a request carries a SAS token of a shared access
+// openapi.json describes it. Except for the probes and that, a request carries a SAS token of a shared access
 // policy of the scope with the right ServiceConfig, or EnrollmentWrite where it
 // changes an enrollment group. Bodies are JSON; an error
 // is {"error":{"kind","code","message","trackingId"}}.
@@ -10,6 +10,7 @@ package admin
 
 import (
 	"context"
+	_ "embed" // the OpenAPI document
 	"encoding/json"
 	"fmt"
 	"io"
@@ -75,19 +76,8 @@ type Config struct {
 
 // New returns the handler of /berth/v1/, /healthz and /readyz.
 func New(c Config) http.Handler {
-	f := front{c}
 	return rest.Edge{
-		Routes: []rest.Route{
-			{Method: http.MethodGet, Pattern: "/healthz", Serve: f.health},
-			{Method: http.MethodGet, Pattern: "/readyz", Serve: f.ready},
-			{Method: http.MethodGet, Pattern: "/berth/v1/version", Serve: f.operator(f.version)},
-			{Method: http.MethodGet, Pattern: "/berth/v1/decisions/{id}", Serve: f.operator(f.decisions)},
-			{Method: http.MethodGet, Pattern: "/berth/v1/hubs", Serve: f.operator(f.hubs)},
-			{Method: http.MethodPut, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.link)},
-			{Method: http.MethodDelete, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.unlink)},
-			{Method: http.MethodPut, Pattern: "/berth/v1/enrollmentGroups/{id}/endorsementKeys", Serve: f.putList},
-			{Method: http.MethodGet, Pattern: "/berth/v1/hubs/{host}/messages", Serve: f.operator(f.messages)},
-		},
+		Routes:    front{c}.routes(),
 		Refuse:    refuse,
 		Addresses: c.Addresses,
 		Observe:   c.Observe,
@@ -98,6 +88,22 @@ func New(c Config) http.Handler {
 }
 
 type front struct{ Config }
+
+// routes are the operations, each of which openapi.json describes.
+func (f front) routes() []rest.Route {
+	return []rest.Route{
+		{Method: http.MethodGet, Pattern: "/healthz", Serve: f.health},
+		{Method: http.MethodGet, Pattern: "/readyz", Serve: f.ready},
+		{Method: http.MethodGet, Pattern: "/berth/v1/openapi.json", Serve: f.openapi},
+		{Method: http.MethodGet, Pattern: "/berth/v1/version", Serve: f.operator(f.version)},
+		{Method: http.MethodGet, Pattern: "/berth/v1/decisions/{id}", Serve: f.operator(f.decisions)},
+		{Method: http.MethodGet, Pattern: "/berth/v1/hubs", Serve: f.operator(f.hubs)},
+		{Method: http.MethodPut, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.link)},
+		{Method: http.MethodDelete, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.unlink)},
+		{Method: http.MethodPut, Pattern: "/berth/v1/enrollmentGroups/{id}/endorsementKeys", Serve: f.putList},
+		{Method: http.MethodGet, Pattern: "/berth/v1/hubs/{host}/messages", Serve: f.operator(f.messages)},
+	}
+}
 
 // operator wraps an operation that takes ServiceConfig.
 func (f front) operator(serve func(http.ResponseWriter, *rest.Request, access.Caller) error) func(http.ResponseWriter, *rest.Request) error {
@@ -141,6 +147,16 @@ func (f front) ready(w http.ResponseWriter, r *rest.Request) error {
 		return errs.New(errs.Unavailable, 0, "Not ready").WithCause(err)
 	}
 	return answer(w, map[string]string{"status": "ready"})
+}
+
+//go:embed openapi.json
+var openapi []byte
+
+// openapi answers with the OpenAPI document of this API. It holds nothing that
+// the program's source does not.
+func (f front) openapi(w http.ResponseWriter, _ *rest.Request) error {
+	rest.WriteJSON(w, http.StatusOK, openapi)
+	return nil
 }
 
 func (f front) version(w http.ResponseWriter, _ *rest.Request, _ access.Caller) error {

@@ -75,14 +75,14 @@ func start(t *testing.T) *server {
 		Now: time.Now, Random: rand.Reader, ChallengeWindow: time.Minute,
 	})
 	s.enroller = provision.NewEnroller(provision.EnrollerConfig{Store: store, Records: store, Journal: journal, Now: time.Now, Random: rand.Reader})
-	s.Server = httptest.NewServer(New(Config{
+	s.Server = httptest.NewServer(documented(t, New(Config{
 		Scope: scope, Hosts: []string{host, "localhost"}, Policies: store,
 		Decisions: s.enroller,
 		Links:     store, Lists: s.enroller, Messages: store, Version: "1.2.3",
 		Ready:    func(context.Context) error { return s.ready },
 		Draining: draining,
 		Logger:   slog.New(slog.DiscardHandler), Random: rand.Reader, Now: time.Now,
-	}))
+	})))
 	t.Cleanup(s.Server.Close)
 	return s
 }
@@ -111,6 +111,9 @@ func (s *server) open(ctx context.Context, method, path, body, authorization str
 	}
 	if authorization != "" {
 		r.Header.Set("Authorization", authorization)
+	}
+	if body != "" {
+		r.Header.Set("Content-Type", mediaType(path))
 	}
 	answer, err := s.Client().Do(r)
 	if err != nil {
@@ -309,7 +312,7 @@ func TestMessages(t *testing.T) {
 		"?after=4&limit=3":                many[:3],
 		"?limit=100":                      all[:100],
 		"?limit=101&follow=true":          all[:101],
-		"?after=5&limit=200&follow=1":     many[1:201],
+		"?after=5&limit=200&follow=true":  many[1:201],
 		"?after=9223372036854775807":      nil,
 		"?after=1000&limit=1&some=thing":  nil,
 		"?limit=1&follow=true&after=3&":   {"x"},

@@ -132,6 +132,7 @@ func TestListsAreGuardedByTheEntityTag(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.Header.Set("Authorization", token(s.owner))
+		r.Header.Set("Content-Type", mediaType(listPath))
 		r.Header.Set("If-Match", ifMatch)
 		answer, err := s.Client().Do(r)
 		if err != nil {
