@@ -91,6 +91,12 @@ func byCertificates(kind Kind, id string, use attest.CertificateUse, primary, se
 	}
 }
 
+func byReferences(kind Kind, primary, secondary string) *Entry {
+	e := byCertificates(kind, "pumps", attest.CAReferences, nil, nil)
+	e.Attestation.X509.PrimaryReference, e.Attestation.X509.SecondaryReference = primary, secondary
+	return e
+}
+
 func byTPM(kind Kind, id string, keys *attest.TPM) *Entry {
 	return &Entry{Scope: "0ne00111111", Kind: kind, ID: id, Attestation: attest.Mechanism{Type: attest.TypeTPM, TPM: keys}}
 }

@@ -129,12 +129,12 @@ func validateX509(kind Kind, a *attest.X509) error {
 	switch {
 	case a == nil || a.Use == "":
 		return invalid("attestation.x509", "must have one of clientCertificates, signingCertificates and caReferences")
-	case a.Use == attest.CAReferences:
-		return invalid("attestation.x509.caReferences", "names a CA certificate that this service does not have; put the certificate into signingCertificates")
 	case kind == Individual && a.Use != attest.ClientCertificates:
 		return invalid("attestation.x509", "of an individual enrollment must have clientCertificates")
+	case a.Use == attest.CAReferences:
+		return validateReferences(a)
 	case kind == Group && a.Use != attest.SigningCertificates:
-		return invalid("attestation.x509", "of an enrollment group must have signingCertificates")
+		return invalid("attestation.x509", "of an enrollment group must have signingCertificates or caReferences")
 	case a.Primary == nil:
 		return invalid("attestation.x509."+string(a.Use)+".primary", "is missing")
 	}
@@ -153,6 +153,22 @@ func validateX509(kind Kind, a *attest.X509) error {
 		if kind == Individual && c.Subject.CommonName == "" {
 			return invalid(name, "has no common name; it must be the registration ID")
 		}
+	}
+	return nil
+}
+
+// validateReferences checks the names. Whether there are such CA certificates is
+// for who keeps them to say.
+func validateReferences(a *attest.X509) error {
+	const member = "attestation.x509.caReferences"
+	if err := CheckCertificateName(a.PrimaryReference); err != nil {
+		return invalid(member+".primary", "%v", err)
+	}
+	if a.SecondaryReference == "" {
+		return nil
+	}
+	if err := CheckCertificateName(a.SecondaryReference); err != nil {
+		return invalid(member+".secondary", "%v", err)
 	}
 	return nil
 }
