@@ -93,6 +93,10 @@ type LimitsConfig struct {
 	PerAddress string `toml:"per_address"`
 	// PerDevice bounds the registrations and polls of one device.
 	PerDevice string `toml:"per_device"`
+	// ConnectionsPerAddress bounds the open connections of one address; further
+	// ones are hung up on. A factory may be behind one address, and everybody
+	// behind a load balancer that hides theirs: then raise it to max_connections.
+	ConnectionsPerAddress int `toml:"connections_per_address"`
 }
 
 // MetricsConfig says where metrics can be read.
@@ -135,7 +139,7 @@ func DefaultConfig() Config {
 		DrainTimeout:   Duration(20 * time.Second),
 		TLS:            TLSConfig{Certificates: []CertificateFiles{{serverCertFile, serverKeyFile}}},
 		Provisioning:   ProvisioningConfig{ChallengeWindow: Duration(5 * time.Minute), AnswerAtOnce: true, Decisions: 4096},
-		Limits:         LimitsConfig{PerAddress: "2000/1s", PerDevice: "50/10s"},
+		Limits:         LimitsConfig{PerAddress: "2000/1s", PerDevice: "50/10s", ConnectionsPerAddress: 5000},
 		Telemetry:      TelemetryConfig{Retention: Duration(7 * 24 * time.Hour)},
 		Log:            LogConfig{Level: "info", Format: "text"},
 	}
@@ -210,6 +214,9 @@ func (c Config) Validate() error {
 	}
 	if _, err := limit.ParseRate(c.Limits.PerDevice); err != nil {
 		fault("limits.per_device", "%v", err)
+	}
+	if c.Limits.ConnectionsPerAddress < 1 {
+		fault("limits.connections_per_address", "must be at least 1")
 	}
 	if c.Metrics.Listen != "" {
 		if _, _, err := net.SplitHostPort(c.Metrics.Listen); err != nil {

@@ -23,6 +23,7 @@ type metrics struct {
 	requests      *prometheus.CounterVec
 	seconds       *prometheus.HistogramVec
 	registrations *prometheus.CounterVec
+	refused       *prometheus.CounterVec
 }
 
 func newMetrics(version string) *metrics {
@@ -38,13 +39,16 @@ func newMetrics(version string) *metrics {
 		registrations: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_registrations_total", Help: "Register calls of devices, by what they came to.",
 		}, []string{"result"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_connections_refused_total", Help: "Connections hung up on, because their address had too many open or made too many at a time.",
+		}, []string{"reason"}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "berth_build_info", Help: "Always 1; the version is in the label.",
 		ConstLabels: prometheus.Labels{"version": version},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.requests, m.seconds, m.registrations, build,
+	m.registry.MustRegister(m.requests, m.seconds, m.registrations, m.refused, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -67,6 +71,9 @@ func (m *metrics) of(api string) func(method, route string, status int, took tim
 func (m *metrics) registered(result provision.Result) {
 	m.registrations.WithLabelValues(string(result)).Inc()
 }
+
+// refusedConnection counts a connection that was hung up on.
+func (m *metrics) refusedConnection(reason string) { m.refused.WithLabelValues(reason).Inc() }
 
 // serve answers Prometheus until ctx ends.
 func (m *metrics) serve(ctx context.Context, l net.Listener, logger *slog.Logger) error {

@@ -176,7 +176,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		err := server.ServeTLS(netutil.LimitListener(s.listener, s.config.MaxConnections), "", "")
+		err := server.ServeTLS(s.bounded(s.listener), "", "")
 		if errors.Is(err, http.ErrServerClosed) {
 			return nil
 		}
@@ -194,6 +194,13 @@ func (s *Server) Run(ctx context.Context) error {
 	s.ready.Store(true)
 	s.logger.Info("serving", "address", s.listener.Addr().String(), "host", s.config.Hosts[0], "id_scope", s.config.IDScope)
 	return g.Wait()
+}
+
+// bounded is the listener with the bounds of the configuration.
+func (s *Server) bounded(l net.Listener) net.Listener {
+	calls, _ := limit.ParseRate(s.config.Limits.PerAddress) // Validate read it
+	fair := newFairListener(l, s.config.Limits.ConnectionsPerAddress, calls, s.config.clock(), s.metrics.refusedConnection)
+	return netutil.LimitListener(fair, s.config.MaxConnections)
 }
 
 func (s *Server) drain(server *http.Server) error {
