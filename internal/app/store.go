@@ -20,6 +20,7 @@ import (
 // A store is what a server needs of its database, whichever engine keeps it.
 type store interface {
 	enroll.Store
+	enroll.CACertificates
 	provision.EnrollmentReader
 	provision.Records
 	provision.Scopes

@@ -10,10 +10,10 @@
 // has seen a number has seen all below it.
 //
 // Servers keep in memory what every registration asks for (scopes, linked hubs,
-// enrollment groups). Whoever changes it says so with the same commit, and the
-// others hear of it at once (NOTIFY). When that message is lost they find out
-// by asking every second; what is not known to be current for more than two
-// seconds is not used. Symmetric keys are sealed before they reach the
+// enrollment groups, CA certificates). Whoever changes it says so with the same
+// commit, and the others hear of it at once (NOTIFY). When that message is lost
+// they find out by asking every second; what is not known to be current for more
+// than two seconds is not used. Symmetric keys are sealed before they reach the
 // database; everything else is in plain columns, for operators to look at.
 package postgres
 
@@ -39,6 +39,7 @@ import (
 
 var (
 	_ enroll.Store               = (*Store)(nil)
+	_ enroll.CACertificates      = (*Store)(nil)
 	_ provision.EnrollmentReader = (*Store)(nil)
 	_ provision.Records          = (*Store)(nil)
 	_ provision.Scopes           = (*Store)(nil)
@@ -59,9 +60,10 @@ type Store struct {
 
 	appends chan *appending
 
-	groups cache.Cache[groupKey, []*enroll.Entry]
-	scopes cache.Cache[device.IDScope, *provision.Scope]
-	linked cache.Cache[device.IDScope, []provision.LinkedHub]
+	groups       cache.Cache[groupKey, []*enroll.Entry]
+	certificates cache.Cache[device.IDScope, []*enroll.CACertificate]
+	scopes       cache.Cache[device.IDScope, *provision.Scope]
+	linked       cache.Cache[device.IDScope, []provision.LinkedHub]
 	// changes is the counter "change" that the caches go with, and confirmed is
 	// when they were last known to be current. The listener sets both.
 	changes   atomic.Int64
@@ -161,6 +163,7 @@ func (s *Store) acquire(ctx context.Context) (*conn, error) {
 // forgetAll drops everything that is kept in memory.
 func (s *Store) forgetAll() {
 	s.groups.Clear()
+	s.certificates.Clear()
 	s.scopes.Clear()
 	s.linked.Clear()
 }

@@ -78,6 +78,21 @@ func TestAServerHearsWhatAnotherChanged(t *testing.T) {
 		took := within(t, soon, func() bool { return groupETag(t, b) == etag })
 		t.Logf("a group after %v", took)
 	}
+	ca := &enroll.CACertificate{Scope: testScope, Name: "plant", Certificate: []byte("DER"), Verified: true}
+	for _, next := range []*enroll.CACertificate{ca, nil} {
+		if all, err := b.CACertificates(t.Context(), testScope); err != nil || (len(all) == 0) != (next != nil) {
+			t.Fatalf("%v and %v", all, err)
+		}
+		err := a.ChangeCACertificate(t.Context(), testScope, "plant", func(*enroll.CACertificate) (*enroll.CACertificate, error) { return next, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		took := within(t, soon, func() bool {
+			all, err := b.CACertificates(t.Context(), testScope)
+			return err == nil && (len(all) == 1) == (next != nil)
+		})
+		t.Logf("a CA certificate after %v", took)
+	}
 	link := provision.LinkedHub{Host: "hub-1", Weight: 1}
 	if err := a.PutLinkedHub(t.Context(), testScope, link); err != nil {
 		t.Fatal(err)

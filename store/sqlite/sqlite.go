@@ -35,6 +35,7 @@ import (
 
 var (
 	_ enroll.Store               = (*Store)(nil)
+	_ enroll.CACertificates      = (*Store)(nil)
 	_ provision.EnrollmentReader = (*Store)(nil)
 	_ provision.Records          = (*Store)(nil)
 	_ provision.Scopes           = (*Store)(nil)
@@ -60,10 +61,11 @@ type Store struct {
 	closing sync.RWMutex  // held for reading by who sends to queue, so that Close can close it
 	closed  chan struct{} // closed by Close
 
-	groups cache.Cache[groupKey, []*enroll.Entry]
-	scopes cache.Cache[device.IDScope, *provision.Scope]
-	linked cache.Cache[device.IDScope, []provision.LinkedHub]
-	news   news.News
+	groups       cache.Cache[groupKey, []*enroll.Entry]
+	certificates cache.Cache[device.IDScope, []*enroll.CACertificate]
+	scopes       cache.Cache[device.IDScope, *provision.Scope]
+	linked       cache.Cache[device.IDScope, []provision.LinkedHub]
+	news         news.News
 }
 
 type groupKey struct {

@@ -17,6 +17,7 @@ import (
 // A Store is everything a server keeps.
 type Store interface {
 	enroll.Store
+	enroll.CACertificates
 	provision.EnrollmentReader
 	provision.Records
 	provision.Scopes
@@ -50,7 +51,7 @@ type rule struct {
 // again after it was closed.
 func Run(t *testing.T, create func(t *testing.T) (open func() Store)) {
 	var rules []rule
-	for _, more := range [][]rule{scopeRules, policyRules, enrollmentRules, registrationRules, deviceRules, messageRules, storeRules} {
+	for _, more := range [][]rule{scopeRules, policyRules, enrollmentRules, certificateRules, registrationRules, deviceRules, messageRules, storeRules} {
 		rules = append(rules, more...)
 	}
 	for _, r := range rules {
@@ -105,6 +106,8 @@ func whatWasWrittenStays(t *testing.T, open func() Store) {
 	putScopes(t, s)
 	e := entry(scopeA, enroll.Individual, "pump-7")
 	noError(t, putEntry(ctx, s, e))
+	ca := caCertificate(scopeA, "plant")
+	noError(t, putCACertificate(ctx, s, ca))
 	r := registration(scopeA, "pump-7", "")
 	noError(t, putRegistration(ctx, s, r))
 	d, twin := home("hub-1", "pump-7")
@@ -121,6 +124,9 @@ func whatWasWrittenStays(t *testing.T, open func() Store) {
 	gotEntry, err := s.Entry(ctx, scopeA, enroll.Individual, "pump-7")
 	noError(t, err)
 	same(t, gotEntry, e)
+	gotCA, err := s.CACertificate(ctx, scopeA, "plant")
+	noError(t, err)
+	same(t, gotCA, ca)
 	gotRegistration, err := s.Registration(ctx, scopeA, "pump-7")
 	noError(t, err)
 	same(t, gotRegistration, r)
