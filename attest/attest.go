@@ -70,8 +70,8 @@ type X509 struct {
 type TPM struct{ EndorsementKey, StorageRootKey []byte }
 
 // A TPMGroup says which TPMs a group admits: those whose endorsement key (EK) is
-// on a list, and those whose EK certificate chains to a pinned root and passes the
-// filters. Package ekcert judges both. The zero value admits none.
+// on a list, and those whose EK certificate chains to a root, pinned here or in the
+// scope's trust store, and passes the filters. Package ekcert judges both. The zero value admits none.
 type TPMGroup struct {
 	// The CA certificates, DER (RFC 5280); TestRoots are those of software TPMs. In a
 	// change an element may be the SHA-256 digest of a certificate, 32 bytes: it
@@ -86,6 +86,13 @@ type TPMGroup struct {
 	Manufacturers []string       `json:"manufacturers"`
 	Models        []string       `json:"models"`
 	Firmware      []FirmwareRule `json:"firmware"`
+
+	// Trusted says that the CA certificates of the scope's trust store count beside
+	// those above, and TrustedTest that those of software TPMs in it do. With Vendors,
+	// only the roots of these vendors count.
+	Trusted     bool     `json:"trusted"`
+	TrustedTest bool     `json:"trustedTest"`
+	Vendors     []string `json:"vendors"`
 
 	List *EKList `json:"list"` // nil for none
 }

@@ -162,6 +162,12 @@ func unfit(c *x509.Certificate, now time.Time) string {
 	switch {
 	case !isCA(c):
 		return "not a CA certificate"
+	case c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0:
+		return "a CA certificate whose key usage does not let it sign certificates"
+	case len(c.UnhandledCriticalExtensions) > 0:
+		return fmt.Sprintf("its critical extension %v means nothing to us", c.UnhandledCriticalExtensions[0])
+	case weakKey(c) != "":
+		return weakKey(c)
 	case now.After(c.NotAfter):
 		return "expired at " + c.NotAfter.UTC().Format(time.RFC3339)
 	case now.Before(c.NotBefore):
@@ -170,9 +176,9 @@ func unfit(c *x509.Certificate, now time.Time) string {
 	return ""
 }
 
-// selfSigned reports whether c is signed with its own key. Old roots are signed
-// with SHA-1, which is not checked: their signature says nothing, and nothing is
-// lost with it, because a pinned root is trusted for being pinned.
+// selfSigned reports whether c is signed with its own key. That old roots do it
+// with SHA-1 or worse is no harm: a root is trusted for being pinned, and its
+// signature for nothing.
 func selfSigned(c *x509.Certificate) bool {
 	if !bytes.Equal(c.RawIssuer, c.RawSubject) {
 		return false
@@ -189,8 +195,7 @@ func notes(c *x509.Certificate, kind folder) (notes []string) {
 	} else if kind == intermediateFolder && own {
 		notes = append(notes, "kept as an intermediate, but signs itself")
 	}
-	switch c.SignatureAlgorithm {
-	case x509.MD5WithRSA, x509.SHA1WithRSA, x509.DSAWithSHA1, x509.ECDSAWithSHA1:
+	if insecureSignature(c) {
 		notes = append(notes, fmt.Sprintf("signed with %v, which proves nothing any more: good only as a pinned root", c.SignatureAlgorithm))
 	}
 	if isTestCA(c) {

@@ -51,6 +51,9 @@ func ReadEvidence(ek, certificate, chain []byte) Evidence {
 type Group struct {
 	List   *List   // those of a reel; nil for none
 	Policy *Policy // those with a certificate; nil for none
+	// Trust says what of Policy comes from the trust store, for the findings; empty
+	// when none does.
+	Trust string
 }
 
 // Admit judges whether the group takes in the device that shows e and claims the
@@ -108,15 +111,20 @@ func (g Group) lists(e Evidence, v *attest.Verdict) bool {
 
 // certifies judges the certificate.
 func (g Group) certifies(e Evidence, now time.Time) (v attest.Verdict) {
-	switch {
-	case g.Policy == nil:
+	if g.Policy == nil {
 		v.Refusal = invalid()
 		return v
-	case e.chainFault != nil:
+	}
+	if g.Trust != "" {
+		v.Saw("trust store", "%s", g.Trust)
+	}
+	if e.chainFault != nil {
 		v.Refuse(invalid(), "certificate", "%v", e.chainFault)
 		return v
 	}
-	return Verify(e.certificate, e.key, *g.Policy, now)
+	certified := Verify(e.certificate, e.key, *g.Policy, now)
+	v.Findings, v.Refusal = append(v.Findings, certified.Findings...), certified.Refusal
+	return v
 }
 
 // ParsePolicy reads the certificates and filters of a TPM group; nil if it has
@@ -157,6 +165,12 @@ func ParsePolicy(g attest.TPMGroup) (*Policy, error) {
 		}
 		p.Firmware = append(p.Firmware, rule)
 	}
+	for i, vendor := range g.Vendors {
+		if vendor == "" {
+			return nil, fmt.Errorf("vendors[%d]: is empty", i)
+		}
+	}
+	p.Trusted, p.TrustedTest, p.Vendors = g.Trusted, g.TrustedTest, g.Vendors
 	if p.isZero() {
 		return nil, nil
 	}
@@ -176,7 +190,8 @@ func parseFirmwareRule(r attest.FirmwareRule) (FirmwareRule, error) {
 }
 
 func (p *Policy) isZero() bool {
-	return len(p.Roots)+len(p.Intermediates)+len(p.TestRoots)+len(p.Manufacturers)+len(p.Models)+len(p.Firmware) == 0
+	return !p.Trusted && !p.TrustedTest &&
+		len(p.Roots)+len(p.Intermediates)+len(p.TestRoots)+len(p.Manufacturers)+len(p.Models)+len(p.Firmware)+len(p.Vendors) == 0
 }
 
 // Stored returns l as a TPM group refers to it, with its keys to be stored.

@@ -38,6 +38,12 @@ type Policy struct {
 	Models        []string
 	// Firmware holds every rule that applies to a certificate against it.
 	Firmware []FirmwareRule
+
+	// Trusted and TrustedTest say that the scope's trust store counts besides: its
+	// vendors' anchors, and those of software TPMs. With Vendors, only the roots of
+	// these count. Verify goes by what TrustSet.Extend adds to the above.
+	Trusted, TrustedTest bool
+	Vendors              []string
 }
 
 // A FirmwareRule refuses the TPMs of one manufacturer, or only those of one of
@@ -52,12 +58,16 @@ type FirmwareRule struct {
 
 // Check reports everything that keeps p from being a policy somebody can have
 // meant: no root, an anchor that is not a CA, the CA of a software TPM among the
-// production roots, a firmware version that nothing can be compared with. Verify
-// does not depend on it.
+// production roots, a firmware version that nothing can be compared with, vendors
+// of a trust store that does not count. Verify does not depend on it.
 func (p Policy) Check() error {
 	var faults []error
-	if len(p.Roots)+len(p.TestRoots) == 0 {
-		faults = append(faults, errors.New("no root is pinned"))
+	refers := p.Trusted || p.TrustedTest
+	if len(p.Roots)+len(p.TestRoots) == 0 && !refers {
+		faults = append(faults, errors.New("no root is pinned, and the trust store does not count"))
+	}
+	if len(p.Vendors) > 0 && !refers {
+		faults = append(faults, errors.New("vendors are those of the trust store, which does not count"))
 	}
 	for _, c := range slices.Concat(p.Roots, p.Intermediates, p.TestRoots) {
 		if !isCA(c) {
