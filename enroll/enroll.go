@@ -80,10 +80,15 @@ const (
 	Custom     AllocationPolicy = "custom"
 )
 
-// A CustomAllocation names the webhook of allocation policy "custom".
+// A CustomAllocation says who chooses under allocation policy "custom": a
+// webhook or an expression.
 type CustomAllocation struct {
-	WebhookURL string `json:"webhookUrl"`
-	APIVersion string `json:"apiVersion"`
+	// WebhookURL is where to ask. Its query may hold a key: it is a secret.
+	WebhookURL string `json:"webhookUrl,omitempty"`
+	APIVersion string `json:"apiVersion,omitempty"` // of the webhook: YYYY-MM-DD with an optional -preview
+	// Expression is in the Common Expression Language (CEL) and evaluated by the
+	// service itself.
+	Expression string `json:"expression,omitempty"`
 }
 
 // Store keeps enrollments. Each write is atomic and durable when it returns.

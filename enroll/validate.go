@@ -173,36 +173,18 @@ func validateReferences(a *attest.X509) error {
 	return nil
 }
 
-func validateTwin(e *Entry) error {
-	if e.InitialTwin == nil {
+func validateTwin(e *Entry) error { return CheckTwin(e.InitialTwin) }
+
+// CheckTwin checks what a twin is to start with, which may be nil. The error is
+// of kind errs.Invalid and names the member, as in the service API.
+func CheckTwin(t *InitialTwin) error {
+	if t == nil {
 		return nil
 	}
-	if err := validateObject("initialTwin.tags", e.InitialTwin.Tags, maxTags); err != nil {
+	if err := validateObject("initialTwin.tags", t.Tags, maxTags); err != nil {
 		return err
 	}
-	return validateObject("initialTwin.properties.desired", e.InitialTwin.Desired, maxDesired)
-}
-
-func validateAllocation(e *Entry) error {
-	switch e.Allocation {
-	case "", Hashed, Static:
-	case GeoLatency, Custom:
-		return invalid("allocationPolicy", "is %s, which this service does not offer; hashed and static are", e.Allocation)
-	default:
-		return invalid("allocationPolicy", "is %q; hashed and static are known", e.Allocation)
-	}
-	if e.Custom != nil {
-		return invalid("customAllocationDefinition", "is for allocation policy custom, which this service does not offer")
-	}
-	for i, host := range e.IoTHubs {
-		if !isHost(host) {
-			return invalid(fmt.Sprintf("iotHubs[%d]", i), "%q is not a host name", host)
-		}
-	}
-	if e.IoTHub != "" && !isHost(e.IoTHub) {
-		return invalid("iotHubHostName", "%q is not a host name", e.IoTHub)
-	}
-	return nil
+	return validateObject("initialTwin.properties.desired", t.Desired, maxDesired)
 }
 
 // isHost accepts what can stand between https:// and a path: a host name or

@@ -49,6 +49,17 @@ func TestValidate(t *testing.T) {
 		{"two certificates", clientCert(leaf, certificate(t, "pump-7", false)), ""},
 		{"a CA certificate of its own", clientCert(certificate(t, "pump-7", true), nil), ""},
 		{"CA", signingCert(ca, nil), ""},
+		{"nearest hub", individual(func(e *Entry) { e.Allocation = GeoLatency }), ""},
+		{"webhook", webhook("https://x.example/api/allocate?code=c2VjcmV0"), ""},
+		{"webhook at a port", webhook("https://x.example:8443"), ""},
+		{"webhook on loopback", webhook("http://127.0.0.1:7071/api/allocate"), ""},
+		{"webhook on loopback of IPv6", webhook("http://[::1]:7071/api/allocate"), ""},
+		{"webhook on localhost", webhook("http://LOCALHOST:7071/"), ""},
+		{"webhook of the first preview", custom(CustomAllocation{WebhookURL: "https://x.example/", APIVersion: "2018-09-01-preview"}), ""},
+		{"expression", custom(CustomAllocation{Expression: "linkedHubs[0]"}), ""},
+		{"a definition for later", individual(func(e *Entry) {
+			e.Allocation, e.Custom = Static, &CustomAllocation{Expression: "linkedHubs[0]"}
+		}), ""},
 		{"CA by name", byReferences(Group, "Plant_1.root-ca", ""), ""},
 		{"two CAs by name", byReferences(Group, strings.Repeat("a", 256), "b"), ""},
 		{"TPM", byTPM(Individual, "pump-7", chip), ""},
@@ -133,10 +144,33 @@ func TestValidate(t *testing.T) {
 		{"CA by a long name", byReferences(Group, strings.Repeat("a", 257), ""), "attestation.x509.caReferences.primary: has 257 characters"},
 		{"CA of an individual by name", byReferences(Individual, "plant", ""), "attestation.x509: of an individual enrollment must have clientCertificates"},
 
-		{"nearest hub", individual(func(e *Entry) { e.Allocation = GeoLatency }), "allocationPolicy: is geoLatency, which this service does not offer"},
-		{"webhook", individual(func(e *Entry) { e.Allocation = Custom }), "allocationPolicy: is custom, which this service does not offer"},
 		{"unknown allocation", individual(func(e *Entry) { e.Allocation = "random" }), `allocationPolicy: is "random"`},
-		{"webhook without policy", individual(func(e *Entry) { e.Custom = &CustomAllocation{WebhookURL: "https://x.example"} }), "customAllocationDefinition: is for allocation policy custom"},
+		{"custom without a definition", individual(func(e *Entry) { e.Allocation = Custom }), "customAllocationDefinition: is missing"},
+		{"a definition without policy", individual(func(e *Entry) {
+			e.Custom = &CustomAllocation{WebhookURL: "https://x.example", APIVersion: "2021-10-01"}
+		}), "customAllocationDefinition: is for allocationPolicy custom"},
+		{"a bad definition for later", individual(func(e *Entry) { e.Allocation, e.Custom = Hashed, &CustomAllocation{WebhookURL: "x"} }), "customAllocationDefinition.webhookUrl: "},
+		{"an empty definition", custom(CustomAllocation{}), "customAllocationDefinition: must have a webhookUrl or an expression"},
+		{"an api-version alone", custom(CustomAllocation{APIVersion: "2021-10-01"}), "customAllocationDefinition: must have a webhookUrl or an expression"},
+		{"webhook and expression", custom(CustomAllocation{WebhookURL: "https://x.example", APIVersion: "2021-10-01", Expression: "'a'"}), "customAllocationDefinition: has a webhookUrl and an expression"},
+		{"a long expression", custom(CustomAllocation{Expression: strings.Repeat("a", 4097)}), "customAllocationDefinition.expression: has 4097 bytes; 4096 are allowed"},
+		{"an expression with an api-version", custom(CustomAllocation{Expression: "'a'", APIVersion: "2021-10-01"}), "customAllocationDefinition.apiVersion: is for a webhook"},
+		{"webhook in plain HTTP", webhook("http://x.example/"), "customAllocationDefinition.webhookUrl: must begin with https://; http://"},
+		{"webhook on all addresses", webhook("http://0.0.0.0/"), "customAllocationDefinition.webhookUrl: must begin with https://; http://"},
+		{"webhook on a host called like loopback", webhook("http://localhost.example/"), "customAllocationDefinition.webhookUrl: must begin with https://; http://"},
+		{"webhook with another scheme", webhook("ftp://x.example/"), "customAllocationDefinition.webhookUrl: must begin with https://"},
+		{"webhook in a file", webhook("file:///etc/passwd"), "customAllocationDefinition.webhookUrl: must begin with https://"},
+		{"webhook without a scheme", webhook("//x.example/"), "customAllocationDefinition.webhookUrl: must begin with https://"},
+		{"webhook without a host", webhook("https:///x"), "customAllocationDefinition.webhookUrl: has no host name"},
+		{"webhook with a port alone", webhook("https://:443/x"), "customAllocationDefinition.webhookUrl: has no host name"},
+		{"webhook with a password", webhook("https://u:p@x.example/"), "customAllocationDefinition.webhookUrl: has a user name or a password"},
+		{"webhook with a fragment", webhook("https://x.example/#top"), "customAllocationDefinition.webhookUrl: has a fragment"},
+		{"webhook with a line feed", webhook("https://x.example/\n"), "customAllocationDefinition.webhookUrl: is not a URL"},
+		{"long webhook", webhook("https://x.example/" + strings.Repeat("a", 2048)), "customAllocationDefinition.webhookUrl: has 2066 bytes; 2048 are allowed"},
+		{"webhook without api-version", custom(CustomAllocation{WebhookURL: "https://x.example/"}), "customAllocationDefinition.apiVersion: is missing"},
+		{"webhook with an old api-version", custom(CustomAllocation{WebhookURL: "https://x.example/", APIVersion: "2018-08-31"}), "customAllocationDefinition.apiVersion: is older than 2018-09-01-preview"},
+		{"webhook with a day that is none", custom(CustomAllocation{WebhookURL: "https://x.example/", APIVersion: "2021-02-30"}), "customAllocationDefinition.apiVersion: must be YYYY-MM-DD"},
+		{"webhook with a wrong api-version", custom(CustomAllocation{WebhookURL: "https://x.example/", APIVersion: "2021-10-01-beta"}), "customAllocationDefinition.apiVersion: must be YYYY-MM-DD"},
 		{"a URL as hub", individual(func(e *Entry) { e.IoTHubs = []string{"hub.example", "https://hub.example"} }), `iotHubs[1]: "https://hub.example" is not a host name`},
 		{"an empty hub", individual(func(e *Entry) { e.IoTHubs = []string{""} }), `iotHubs[0]: "" is not a host name`},
 		{"a path in the hub", individual(func(e *Entry) { e.IoTHub = "hub.example/x" }), "iotHubHostName: "},
@@ -162,5 +196,26 @@ func TestValidate(t *testing.T) {
 				t.Errorf("kind %v and code %d", public.Kind, public.Code)
 			}
 		})
+	}
+}
+
+func custom(c CustomAllocation) *Entry {
+	e := byKey(Individual, "pump-7")
+	e.Allocation, e.Custom = Custom, &c
+	return e
+}
+
+func webhook(url string) *Entry {
+	return custom(CustomAllocation{WebhookURL: url, APIVersion: "2019-03-31"})
+}
+
+// A URL's query is where keys are, and whoever may not read the enrollment may
+// read the log.
+func TestNoErrorRepeatsTheWebhook(t *testing.T) {
+	for _, url := range []string{"http://x.example/?code=c2VjcmV0", "https://x.example/?code=c2VjcmV0#", "https://u@x.example/?code=c2VjcmV0",
+		"https://x.example:99x/?code=c2VjcmV0", "https://x.example/%zz?code=c2VjcmV0", "https://x.example/?code=c2VjcmV0\n", "?code=c2VjcmV0"} {
+		if err := Validate(webhook(url)); err == nil || strings.Contains(err.Error(), "c2VjcmV0") {
+			t.Errorf("%q: %v", url, err)
+		}
 	}
 }

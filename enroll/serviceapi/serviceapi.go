@@ -70,7 +70,7 @@ func Entry(scope device.IDScope, kind enroll.Kind, body dpsjson.IndividualEnroll
 	if p := body.ReprovisionPolicy; p != nil {
 		e.Reprovision = (*enroll.ReprovisionPolicy)(p)
 	}
-	if c := body.CustomAllocationDefinition; c != nil {
+	if c := body.CustomAllocationDefinition; c != nil && *c != (dpsjson.CustomAllocationDefinition{}) {
 		e.Custom = (*enroll.CustomAllocation)(c)
 	}
 	return e, nil

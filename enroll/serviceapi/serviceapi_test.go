@@ -12,9 +12,16 @@ import (
 
 // What the rules of today refuse is still translated whole: the rules say why.
 func TestConversionLosesNothing(t *testing.T) {
-	const body = `{"enrollmentGroupId":"g","attestation":{"type":"x509","x509":{"caReferences":{"primary":"ca-1","secondary":"ca-2"}}},` +
+	for _, custom := range []string{`"webhookUrl":"https://f.example/?code=x","apiVersion":"2021-10-01"`, `"expression":"linkedHubs[0]"`} {
+		losesNothing(t, custom)
+	}
+}
+
+func losesNothing(t *testing.T, custom string) {
+	t.Helper()
+	body := `{"enrollmentGroupId":"g","attestation":{"type":"x509","x509":{"caReferences":{"primary":"ca-1","secondary":"ca-2"}}},` +
 		`"capabilities":{"iotEdge":false},"etag":"IiI=","provisioningStatus":"enabled","allocationPolicy":"custom",` +
-		`"customAllocationDefinition":{"webhookUrl":"https://f.example/","apiVersion":"2021-10-01"}}`
+		`"customAllocationDefinition":{` + custom + `}}`
 	decoded, err := Decode(enroll.Group, []byte(body))
 	if err != nil {
 		t.Fatal(err)
@@ -30,6 +37,19 @@ func TestConversionLosesNothing(t *testing.T) {
 	got, err := dpsjson.Encode(shape)
 	if err != nil || string(got) != body {
 		t.Errorf(" got %s, %v\nwant %s", got, err, body)
+	}
+}
+
+// Clients write every member that they know, set or not.
+func TestEmptyDefinitionIsNone(t *testing.T) {
+	const body = `{"registrationId":"dev-1","attestation":{"type":"symmetricKey"},"allocationPolicy":"hashed",` +
+		`"customAllocationDefinition":{"webhookUrl":null,"apiVersion":null}}`
+	decoded, err := Decode(enroll.Individual, []byte(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if entry, err := Entry("0ne00000001", enroll.Individual, decoded); err != nil || entry.Custom != nil {
+		t.Errorf("%+v, %v", entry.Custom, err)
 	}
 }
 

@@ -123,10 +123,12 @@ type ReprovisionPolicy struct {
 	MigrateDeviceData   bool `json:"migrateDeviceData"`
 }
 
-// A CustomAllocationDefinition names the webhook that chooses a hub.
+// A CustomAllocationDefinition names the webhook that chooses a hub or, in an extension of the service API, is the
+// expression that does.
 type CustomAllocationDefinition struct {
-	WebhookURL string `json:"webhookUrl"`
-	APIVersion string `json:"apiVersion"`
+	WebhookURL string `json:"webhookUrl,omitempty"`
+	APIVersion string `json:"apiVersion,omitempty"`
+	Expression string `json:"expression,omitempty"`
 }
 
 // A ProvisioningStatus says whether devices may register. The empty one, left out or null in a body, means enabled.
