@@ -55,7 +55,7 @@ func (s *Store) EndorsementKeys(ctx context.Context, scope device.IDScope, group
 // ChangeEntry implements enroll.Store. It returns an error of kind
 // errs.NotFound when there is no such scope.
 func (s *Store) ChangeEntry(ctx context.Context, scope device.IDScope, kind enroll.Kind, key device.RegistrationID, decide func(*enroll.Entry) (*enroll.Entry, error)) error {
-	err := s.transact(ctx, func(ctx context.Context, t *tx) error {
+	return s.transact(ctx, func(ctx context.Context, t *tx) error {
 		var old *enroll.Entry
 		err := t.read(ctx, query{into(&old, s.codec.Enrollment), selectEntry + " FOR UPDATE", []any{string(scope), string(kind), string(key)}})
 		if err != nil {
@@ -89,10 +89,6 @@ func (s *Store) ChangeEntry(ctx context.Context, scope device.IDScope, kind enro
 		}
 		return nil
 	})
-	if isForeignKey(err) {
-		return record.NoScope().WithCause(err)
-	}
-	return err
 }
 
 func (s *Store) writeEntry(t *tx, scope device.IDScope, kind enroll.Kind, key device.RegistrationID, next *enroll.Entry, exists bool) error {

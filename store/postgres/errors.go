@@ -58,6 +58,8 @@ func sorted(c *pgx.Conn, err error) error {
 		return err
 	}
 	switch {
+	case pg.Code == foreignKeyViolation: // every reference in the schema is to a scope
+		return record.NoScope().WithCause(err)
 	case pg.Code == uniqueViolation, pg.Code == serializationFailure, pg.Code == deadlockDetected:
 		return &lostRace{err}
 	case pg.Code == "22021", pg.Code == "22P05": // a NUL, or no UTF-8
@@ -69,9 +71,4 @@ func sorted(c *pgx.Conn, err error) error {
 		return record.Unavailable().WithCause(err)
 	}
 	return err
-}
-
-func isForeignKey(err error) bool {
-	pg, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && pg.Code == foreignKeyViolation
 }

@@ -55,6 +55,9 @@ type appending struct {
 // Append implements hub.Stream. Whatever this server appends at the same time
 // goes into one transaction: they would wait for each other anyway.
 func (s *Store) Append(ctx context.Context, ms []*hub.Message) error {
+	if s.together(ctx) != nil {
+		return record.NoMessagesTogether()
+	}
 	a := &appending{messages: ms, done: make(chan struct{})}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("waiting to append: %w", err)
@@ -196,6 +199,9 @@ func (s *Store) Wait(ctx context.Context, after uint64) error {
 // Trim implements hub.Stream. It removes the messages in several transactions,
 // and returns how many went also when one of them fails.
 func (s *Store) Trim(ctx context.Context, before time.Time) (removed int, err error) {
+	if s.together(ctx) != nil {
+		return 0, record.NoMessagesTogether()
+	}
 	for {
 		var n int
 		err := s.transact(ctx, func(_ context.Context, t *tx) error {

@@ -169,9 +169,10 @@ func (s *Store) forgetAll() {
 }
 
 // cached is c.Get while the caches are known to be current, and otherwise asks
-// the database.
+// the database. So does a transaction, whose connection others may be waiting
+// for: it must not wait for what they are loading.
 func cached[K comparable, V any](ctx context.Context, s *Store, c *cache.Cache[K, V], k K, load func(context.Context) (V, error)) (V, error) {
-	if time.Since(*s.confirmed.Load()) < maxStale {
+	if time.Since(*s.confirmed.Load()) < maxStale && s.together(ctx) == nil {
 		return c.Get(ctx, k, load)
 	}
 	return load(ctx)

@@ -61,16 +61,12 @@ func (s *Store) PutLinkedHub(ctx context.Context, scope device.IDScope, h provis
 	if err != nil {
 		return err
 	}
-	err = s.transact(ctx, func(_ context.Context, t *tx) error {
+	return s.transact(ctx, func(_ context.Context, t *tx) error {
 		t.then(func() { s.linked.Forget(scope) })
 		t.write(putLinked, values...)
 		t.changed()
 		return nil
 	})
-	if isForeignKey(err) {
-		return record.NoScope().WithCause(err)
-	}
-	return err
 }
 
 // DeleteLinkedHub removes the link to a hub, or returns an error of kind

@@ -14,6 +14,7 @@ import (
 	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/store/internal/record"
+	"github.com/berth-iot/berth/store/storetest"
 )
 
 // soon is long enough for whatever takes at most maxStale on an idle machine.
@@ -293,4 +294,10 @@ func TestSeveralServersTrimAtOnce(t *testing.T) {
 	if err != nil || total+rest != messages {
 		t.Errorf("%d messages were removed, and then %d: %v", total, rest, err)
 	}
+}
+
+// Two servers that register the same devices come one after the other.
+func TestServersWriteTogetherInTurn(t *testing.T) {
+	a, b := openTwo(t)
+	storetest.TogetherInTurn(t, a, b)
 }

@@ -28,6 +28,8 @@ type tx struct {
 	conn   *pgx.Conn
 	begun  bool
 	writes pgx.Batch
+	tell   bool     // others, that what they keep in memory is not current
+	failed error    // what makes a commit impossible
 	after  []func() // run after the commit or what came of it
 }
 
@@ -43,7 +45,12 @@ type query struct {
 // goes on and its own result is returned. do is called again when another
 // transaction was faster. Its error is returned as it is, and then nothing is
 // written.
+//
+// With a context of Together it is a part of that transaction.
 func (s *Store) transact(ctx context.Context, do func(context.Context, *tx) error) error {
+	if g := s.together(ctx); g != nil {
+		return g.write(do)
+	}
 	for attempt := 1; ; attempt++ {
 		err := s.attempt(ctx, do)
 		lost, ok := errors.AsType[*lostRace](err)
@@ -71,7 +78,11 @@ func (s *Store) attempt(ctx context.Context, do func(context.Context, *tx) error
 			f()
 		}
 	}()
-	if err := do(ctx, t); err != nil {
+	err = do(ctx, t)
+	if _, lost := errors.AsType[*lostRace](t.failed); lost || err == nil && t.failed != nil {
+		return t.failed
+	}
+	if err != nil {
 		return err
 	}
 	return t.commit(ctx)
@@ -87,19 +98,20 @@ func (t *tx) read(ctx context.Context, queries ...query) error {
 	for _, q := range queries {
 		b.Queue(q.sql, q.args...).Query(func(rows pgx.Rows) error { return each(rows, q.use) })
 	}
-	return sorted(t.conn, t.conn.SendBatch(ctx, &b).Close())
+	err := sorted(t.conn, t.conn.SendBatch(ctx, &b).Close())
+	if err != nil {
+		t.failed = err // also for the server
+	}
+	return err
 }
 
 // write queues a statement, to be sent with the commit.
 func (t *tx) write(sql string, args ...any) *pgx.QueuedQuery { return t.writes.Queue(sql, args...) }
 
-// changed queues what tells all servers that something they keep in memory is
+// changed has the commit tell all servers that something they keep in memory is
 // not current any more. It serialises those who call it, at the end of their
 // transactions.
-func (t *tx) changed() {
-	t.write("UPDATE counter SET value = value + 1 WHERE name = 'change'")
-	t.write("SELECT pg_notify('" + changeChannel + "', '')")
-}
+func (t *tx) changed() { t.tell = true }
 
 // then has f called when the transaction is over and before its caller is
 // answered.
@@ -110,6 +122,10 @@ func (t *tx) then(f func()) { t.after = append(t.after, f) }
 func (t *tx) commit(ctx context.Context) error {
 	if t.writes.Len() == 0 {
 		return nil
+	}
+	if t.tell {
+		t.write("UPDATE counter SET value = value + 1 WHERE name = 'change'")
+		t.write("SELECT pg_notify('" + changeChannel + "', '')")
 	}
 	b := &t.writes
 	if !t.begun {
@@ -138,8 +154,11 @@ func (t *tx) rollback(ctx context.Context) {
 	}
 }
 
-// query runs one query outside of a transaction.
+// query runs one query, outside of a transaction unless ctx carries one.
 func (s *Store) query(ctx context.Context, use func(*record.Row) error, sql string, args ...any) error {
+	if g := s.together(ctx); g != nil {
+		return g.read(query{use, sql, args})
+	}
 	c, err := s.acquire(ctx)
 	if err != nil {
 		return err

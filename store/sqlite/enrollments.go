@@ -35,7 +35,7 @@ func (s *Store) Entries(ctx context.Context, scope device.IDScope, kind enroll.K
 
 // Groups implements provision.EnrollmentReader.
 func (s *Store) Groups(ctx context.Context, scope device.IDScope, mechanism attest.Type) ([]*enroll.Entry, error) {
-	return s.groups.Get(ctx, groupKey{scope, mechanism}, func(ctx context.Context) ([]*enroll.Entry, error) {
+	return cached(ctx, s, &s.groups, groupKey{scope, mechanism}, func(ctx context.Context) ([]*enroll.Entry, error) {
 		return list(ctx, s, s.codec.Enrollment, selectGroups, string(scope), string(mechanism))
 	})
 }

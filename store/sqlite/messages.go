@@ -20,6 +20,9 @@ const (
 
 // Append implements hub.Stream.
 func (s *Store) Append(ctx context.Context, ms []*hub.Message) error {
+	if s.together(ctx) != nil {
+		return record.NoMessagesTogether()
+	}
 	var first uint64
 	err := s.write(ctx, func(t *tx) error {
 		first = t.sequence + 1
@@ -74,6 +77,9 @@ func (s *Store) Wait(ctx context.Context, after uint64) error {
 // Trim implements hub.Stream. It removes the messages in several transactions,
 // and returns how many went also when one of them fails.
 func (s *Store) Trim(ctx context.Context, before time.Time) (removed int, err error) {
+	if s.together(ctx) != nil {
+		return 0, record.NoMessagesTogether()
+	}
 	for {
 		var n int64
 		err := s.write(ctx, func(t *tx) (err error) {

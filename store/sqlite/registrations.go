@@ -73,6 +73,3 @@ func (s *Store) ChangeRegistration(ctx context.Context, scope device.IDScope, ke
 func (s *Store) DueRegistrations(ctx context.Context, now time.Time, limit int) ([]*provision.Registration, error) {
 	return list(ctx, s, record.Registration, dueRegistrations, record.Nanoseconds(now), record.Limit(limit))
 }
-
-// Together implements provision.Records.
-func (s *Store) Together(ctx context.Context, do func(context.Context) error) error { return do(ctx) }

@@ -31,7 +31,7 @@ func (s *Store) PutScope(ctx context.Context, scope provision.Scope) error {
 
 // Scope implements provision.Scopes.
 func (s *Store) Scope(ctx context.Context, id device.IDScope) (*provision.Scope, error) {
-	found, err := s.scopes.Get(ctx, id, func(ctx context.Context) (*provision.Scope, error) {
+	found, err := cached(ctx, s, &s.scopes, id, func(ctx context.Context) (*provision.Scope, error) {
 		return find(ctx, s, record.NoScope(), func(r *record.Row) (*provision.Scope, error) {
 			scope, err := record.Scope(r)
 			return &scope, err
@@ -86,7 +86,7 @@ func (s *Store) DeleteLinkedHub(ctx context.Context, scope device.IDScope, host 
 // Linked returns the hubs of scope, ordered by host without case. What they
 // refer to is shared: the caller does not change it.
 func (s *Store) Linked(ctx context.Context, scope device.IDScope) ([]provision.LinkedHub, error) {
-	hubs, err := s.linked.Get(ctx, scope, func(ctx context.Context) ([]provision.LinkedHub, error) {
+	hubs, err := cached(ctx, s, &s.linked, scope, func(ctx context.Context) ([]provision.LinkedHub, error) {
 		return list(ctx, s, s.codec.LinkedHub(scope), selectLinked, string(scope))
 	})
 	return slices.Clone(hubs), err

@@ -234,8 +234,12 @@ func (s *Store) release() {
 	}
 }
 
-// read runs f with a connection that can only read.
+// read runs f with a connection that can only read, or with that of the
+// transaction which ctx carries.
 func (s *Store) read(ctx context.Context, f func(*conn) error) error {
+	if g := s.together(ctx); g != nil {
+		return g.use(func(t *tx) error { return f(t.conn) })
+	}
 	select {
 	case <-s.closed:
 		return record.Unavailable()
@@ -250,6 +254,15 @@ func (s *Store) read(ctx context.Context, f func(*conn) error) error {
 	case <-ctx.Done():
 		return fmt.Errorf("waiting to read: %w", ctx.Err())
 	}
+}
+
+// cached is c.Get, except in a transaction: what is read there is not committed
+// yet, and not for others.
+func cached[K comparable, V any](ctx context.Context, s *Store, c *cache.Cache[K, V], k K, load func(context.Context) (V, error)) (V, error) {
+	if s.together(ctx) != nil {
+		return load(ctx)
+	}
+	return c.Get(ctx, k, load)
 }
 
 // find is one on a reading connection; missing becomes an error of kind

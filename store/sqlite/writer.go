@@ -33,14 +33,14 @@ type write struct {
 // A tx is the transaction of a batch, as one of its writes sees it.
 type tx struct {
 	*conn
-	wrote    bool     // by the write that is running
+	writes   int      // statements so far that write
 	sequence uint64   // the newest message's
 	after    []func() // run after the commit or what came of it
 }
 
 // exec is conn.exec for statements that write.
 func (t *tx) exec(query string, args ...any) error {
-	t.wrote = true
+	t.writes++
 	return t.conn.exec(query, args...)
 }
 
@@ -55,7 +55,12 @@ func (t *tx) then(f func()) { t.after = append(t.after, f) }
 // When ctx ends before do has begun, it never begins. When ctx ends later, the
 // write goes on and its own result is returned: the caller always knows whether
 // it happened, and what do uses is not touched after write has returned.
+//
+// With a context of Together it is a part of that transaction.
 func (s *Store) write(ctx context.Context, do func(*tx) error) error {
+	if g := s.together(ctx); g != nil {
+		return g.write(do)
+	}
 	w := &write{do: do, done: make(chan struct{})}
 	if err := s.enqueue(ctx, w); err != nil {
 		return err
@@ -147,8 +152,8 @@ func (s *Store) transact(batch []*write) bool {
 		return true
 	}
 	for _, w := range batch {
-		t.wrote = false
-		if !t.run(w) && t.wrote {
+		began := t.writes
+		if !t.run(w) && t.writes > began {
 			s.rollback()
 			return len(batch) == 1
 		}

@@ -51,7 +51,7 @@ type rule struct {
 // again after it was closed.
 func Run(t *testing.T, create func(t *testing.T) (open func() Store)) {
 	var rules []rule
-	for _, more := range [][]rule{scopeRules, policyRules, enrollmentRules, certificateRules, registrationRules, deviceRules, messageRules, storeRules} {
+	for _, more := range [][]rule{scopeRules, policyRules, enrollmentRules, certificateRules, registrationRules, deviceRules, togetherRules, messageRules, storeRules} {
 		rules = append(rules, more...)
 	}
 	for _, r := range rules {

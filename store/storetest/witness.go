@@ -30,12 +30,14 @@ type Witness struct {
 	counts   map[device.RegistrationID]int
 	messages map[string]bool
 	moved    map[device.ID]bool
+	together map[device.RegistrationID]int
 }
 
 // Write makes one round of writes as the given worker, which has some records
 // of its own: it makes a registration record, counts in another, appends three
-// messages and moves a device to another hub. It calls acknowledged with a line
-// for Note after each. No name is used twice.
+// messages, moves a device to another hub and registers one, record and identity
+// together. It calls acknowledged with a line for Note after each. No name is
+// used twice.
 func Write(ctx context.Context, s Store, worker int, name string, acknowledged func(line string)) error {
 	key := device.RegistrationID("new-" + name)
 	err := s.ChangeRegistration(ctx, scopeA, key, func(*provision.Registration) (*provision.Registration, error) {
@@ -75,6 +77,12 @@ func Write(ctx context.Context, s Store, worker int, name string, acknowledged f
 		return err
 	}
 	acknowledged("moved " + string(id))
+
+	key = device.RegistrationID(fmt.Sprint("together-", worker))
+	if err := registerTogether(ctx, s, key, name); err != nil {
+		return err
+	}
+	acknowledged("together " + string(key))
 	return nil
 }
 
@@ -160,6 +168,7 @@ func (w *Witness) Note(line string) error {
 	defer w.mu.Unlock()
 	if w.counts == nil {
 		w.counts, w.messages, w.moved = map[device.RegistrationID]int{}, map[string]bool{}, map[device.ID]bool{}
+		w.together = map[device.RegistrationID]int{}
 	}
 	what, rest, _ := strings.Cut(line, " ")
 	switch what {
@@ -176,6 +185,8 @@ func (w *Witness) Note(line string) error {
 		w.messages[rest] = true
 	case "moved":
 		w.moved[device.ID(rest)] = true
+	case "together":
+		w.together[device.RegistrationID(rest)]++
 	default:
 		return fmt.Errorf("the writer said %q", line)
 	}
@@ -205,6 +216,11 @@ func (w *Witness) Check(t *testing.T, s Store) {
 		r, err := s.Registration(ctx, scopeA, key)
 		if err != nil || int(r.ErrorCode) < n {
 			t.Errorf("%s has not counted to %d: %v", key, n, err)
+		}
+	}
+	for key, n := range w.together {
+		if there := agree(t, s, key); there < n {
+			t.Errorf("%s was registered %d times, and %d are there", key, n, there)
 		}
 	}
 	w.checkMessages(t, s)

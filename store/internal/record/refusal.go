@@ -1,11 +1,21 @@
 package record
 
-import "github.com/berth-iot/berth/errs"
+import (
+	"errors"
+
+	"github.com/berth-iot/berth/errs"
+)
 
 // Unavailable is the error of a store that is closed or whose database does not
 // do what it is asked for.
 func Unavailable() *errs.Error {
 	return errs.New(errs.Unavailable, errs.CodeServiceUnavailable, "The service is unavailable; try again later.")
+}
+
+// NoMessagesTogether is the error of who adds or removes messages with the
+// context of a transaction: they have numbers, which others would wait for.
+func NoMessagesTogether() error {
+	return errors.New("messages are not written together with anything else")
 }
 
 // NoScope is the error for a provisioning tenant that does not exist.
