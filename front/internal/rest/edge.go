@@ -54,6 +54,10 @@ type Edge struct {
 	Now    func() time.Time
 }
 
+// retryUnavailable is when to come again after a 503 that does not say it
+// itself: a database takes seconds to come back.
+const retryUnavailable = 5 * time.Second
+
 // Handler returns the edge as a handler. Every answer carries the tracking ID
 // in x-ms-request-id, and every request leaves one log line: the route's
 // pattern rather than the path, and the private cause of an error.
@@ -82,7 +86,7 @@ func (e Edge) serve(t table, w http.ResponseWriter, hr *http.Request) {
 	}
 	answered := rec.status != 0
 	if err != nil && !answered {
-		if wait := errs.Public(err).RetryAfter; wait > 0 {
+		if wait := retryAfter(errs.Public(err)); wait > 0 {
 			SetRetryAfter(rec.Header(), wait)
 		}
 		e.Refuse(rec, r, err)
@@ -91,6 +95,14 @@ func (e Edge) serve(t table, w http.ResponseWriter, hr *http.Request) {
 	if err != nil && answered {
 		panic(http.ErrAbortHandler) // half an answer must not look like a whole one
 	}
+}
+
+// retryAfter is when the caller may come again, zero where that would not help.
+func retryAfter(e *errs.Error) time.Duration {
+	if e.Kind == errs.Unavailable && e.RetryAfter == 0 {
+		return retryUnavailable
+	}
+	return e.RetryAfter
 }
 
 // guarded runs f and turns a panic into an error with the stack it came from.

@@ -227,3 +227,21 @@ func TestAddressesAreLimited(t *testing.T) {
 		t.Errorf("served %d, observed %v", served, seen)
 	}
 }
+
+// Every 503 says when to come again, whatever knew nothing about it, and
+// nothing else does that did not mean to.
+func TestUnavailableSaysWhenToComeAgain(t *testing.T) {
+	for _, c := range []struct {
+		err  *errs.Error
+		want string
+	}{
+		{errs.New(errs.Unavailable, 0, "away"), "5"},
+		{&errs.Error{Kind: errs.Unavailable, RetryAfter: 20 * time.Second}, "20"},
+		{errs.New(errs.Denied, 0, "no"), ""},
+	} {
+		x := send(t, httptest.NewRequest("GET", "/x", nil), Route{"GET", "/x", func(http.ResponseWriter, *Request) error { return c.err }})
+		if got := x.answer.Header().Get("Retry-After"); got != c.want {
+			t.Errorf("%v: Retry-After is %q, want %q", c.err, got, c.want)
+		}
+	}
+}
