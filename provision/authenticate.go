@@ -109,30 +109,26 @@ func (r *Registrar) authenticateByCA(ctx context.Context, c claimant, d *Decisio
 	if err != nil {
 		return nil, fmt.Errorf("reading the enrollment groups: %w", err)
 	}
-	var authorities []x509id.Authority
-	var owners []*enroll.Entry
-	for _, g := range groups {
-		for _, der := range [][]byte{g.Attestation.X509.Primary, g.Attestation.X509.Secondary} {
-			if cert := r.certificates.parse(der); cert != nil {
-				authorities, owners = append(authorities, x509id.Authority{Group: g.ID, Certificate: cert}), append(owners, g)
-			}
-		}
+	a, err := r.authoritiesOf(ctx, c.scope.ID, groups)
+	if err != nil {
+		return nil, err
 	}
-	i, v := x509id.VerifyGroup(authorities, c.Credential.Chain, c.ID, r.Now())
+	i, v := x509id.VerifyGroup(a.trusted, c.Credential.Chain, c.ID, r.Now())
 	if i < 0 {
 		for _, g := range groups {
-			d.consider(g, false, []attest.Finding{{Check: "authority", Detail: "its CA did not sign the presented chain"}})
+			d.consider(g, false, a.findings(g))
 		}
 		d.Considered = append(d.Considered, Considered{Kind: enroll.Group, Findings: v.Findings})
-		d.Fix = fixUnknown(c)
+		d.Fix = fixNoAuthority(c, a.broken)
 		return nil, v.Refusal
 	}
-	d.consider(owners[i], true, v.Findings)
+	owner := a.owners[i]
+	d.consider(owner, true, v.Findings)
 	if !v.Accepted() {
-		d.Fix = fixRefused(c, owners[i], v)
+		d.Fix = fixRefused(c, owner, v)
 		return nil, v.Refusal
 	}
-	return &admission{entry: owners[i], thumbprint: attest.Thumbprint(c.Credential.Chain[0].Raw)}, nil
+	return &admission{entry: owner, thumbprint: attest.Thumbprint(c.Credential.Chain[0].Raw)}, nil
 }
 
 // authenticateByGroupKey tries every symmetric key group, since a device does

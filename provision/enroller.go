@@ -32,6 +32,7 @@ type EnrollerConfig struct {
 // EnrollmentStore is what an Enroller needs of the enrollment store.
 type EnrollmentStore interface {
 	enroll.Store
+	enroll.CACertificates
 	EnrollmentReader
 }
 
@@ -45,7 +46,8 @@ func NewEnroller(c EnrollerConfig) *Enroller { return &Enroller{c} }
 
 // Put creates an enrollment (match nil) or updates one whose entity tag match
 // accepts, and returns it with its symmetric keys. The errors are those of
-// enroll.Change.
+// enroll.Change, and errs.Invalid for a group that names a CA certificate which is
+// not there or not verified.
 func (e *Enroller) Put(ctx context.Context, caller access.Caller, next *enroll.Entry, match Precondition) (*enroll.Entry, error) {
 	if err := caller.Require(access.EnrollmentWrite); err != nil {
 		return nil, err
@@ -59,10 +61,16 @@ func (e *Enroller) Put(ctx context.Context, caller access.Caller, next *enroll.E
 	if err := e.checkDeviceID(ctx, next); err != nil {
 		return nil, err
 	}
+	unfit, err := e.unfitReferences(ctx, next)
+	if err != nil {
+		return nil, err
+	}
 	var written *enroll.Entry
 	change := func(old *enroll.Entry) (_ *enroll.Entry, err error) {
-		written, err = enroll.Change(old, next, match, e.Now(), e.Random)
-		return written, err
+		if written, err = enroll.Change(old, next, match, e.Now(), e.Random); err != nil {
+			return nil, err
+		}
+		return written, checkReferences(old, next, unfit)
 	}
 	if err := e.Store.ChangeEntry(ctx, next.Scope, next.Kind, next.Key(), change); err != nil {
 		return nil, err

@@ -34,6 +34,29 @@ func fixUnknown(c claimant, tried ...*enroll.Entry) string {
 	return lines("enroll the device:", create+" --key")
 }
 
+// maxBroken is how many CA certificates a fix names: more say no more.
+const maxBroken = 3
+
+// fixNoAuthority is about a device below no CA that a group goes by; broken are
+// those that a group names in vain.
+func fixNoAuthority(c claimant, broken []brokenReference) string {
+	var fix []string
+	named := make(map[string]bool)
+	for _, b := range broken {
+		key := enroll.CertificateKey(b.name)
+		if named[key] || len(named) == maxBroken {
+			continue
+		}
+		named[key] = true
+		fix = append(fix, fmt.Sprintf("if the device is of the group %s, and the CA %s is to be trusted, prove that you have its key:", b.group.ID, b.name),
+			fmt.Sprintf("berth ca prove %s --key CA.key --certificate CA.pem", b.name))
+	}
+	if fix == nil {
+		return fixUnknown(c)
+	}
+	return lines(append(fix, "otherwise "+fixUnknown(c))...)
+}
+
 // fixUnknownTPM is about a device whose TPM no group knows.
 func fixUnknownTPM(c claimant) string {
 	return lines("enroll the TPM that was presented, if it is yours, or put it on its group's list:",

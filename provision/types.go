@@ -171,6 +171,9 @@ type EnrollmentReader interface {
 	// attest.EKList.Keys), or an error of kind errs.NotFound when the group has
 	// no list or nobody gave it keys.
 	EndorsementKeys(ctx context.Context, scope device.IDScope, group device.RegistrationID) ([]byte, error)
+	// CACertificates returns the CA certificates of scope, ordered by key. The
+	// caller does not change them.
+	CACertificates(ctx context.Context, scope device.IDScope) ([]*enroll.CACertificate, error)
 }
 
 // Records keeps registration records. Each write is durable when it returns.

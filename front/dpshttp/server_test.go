@@ -45,6 +45,7 @@ type store struct {
 	mu      sync.Mutex // guards entries and records
 	entries map[enroll.Kind]map[device.RegistrationID]*enroll.Entry
 	records map[device.RegistrationID]*provision.Registration
+	cas     map[string]*enroll.CACertificate
 
 	policies []access.Policy
 	hubs     []provision.LinkedHub
@@ -96,6 +97,31 @@ func (s *store) EndorsementKeys(_ context.Context, _ device.IDScope, group devic
 		return nil, enroll.NotFound()
 	}
 	return e.Attestation.TPMGroup.List.Keys, nil
+}
+
+func (s *store) CACertificate(_ context.Context, _ device.IDScope, name string) (*enroll.CACertificate, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.cas[enroll.CertificateKey(name)]; c != nil {
+		return c, nil
+	}
+	return nil, enroll.NoCACertificate()
+}
+
+func (s *store) CACertificates(context.Context, device.IDScope) ([]*enroll.CACertificate, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.cas)), nil
+}
+
+func (s *store) ChangeCACertificate(_ context.Context, _ device.IDScope, name string, decide func(*enroll.CACertificate) (*enroll.CACertificate, error)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next, err := decide(s.cas[enroll.CertificateKey(name)])
+	if err == nil {
+		s.cas[enroll.CertificateKey(name)] = next
+	}
+	return err
 }
 
 func (s *store) Registration(_ context.Context, _ device.IDScope, key device.RegistrationID) (*provision.Registration, error) {
@@ -205,6 +231,7 @@ func newServer(t *testing.T, settings ...func(*provision.Config)) *server {
 	s.store = &store{
 		entries: map[enroll.Kind]map[device.RegistrationID]*enroll.Entry{enroll.Individual: {}, enroll.Group: {}},
 		records: map[device.RegistrationID]*provision.Registration{},
+		cas:     map[string]*enroll.CACertificate{},
 		hubs:    []provision.LinkedHub{{Host: "hub-1.example", Weight: 1, Allocation: true}},
 	}
 	clock := func() time.Time { return s.now }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/wire/sas"
 )
@@ -200,6 +201,17 @@ func TestCertificatesAreDescribedNotShown(t *testing.T) {
 	if x, _ := group.attestation()["x509"].(map[string]any); x["signingCertificates"] == nil || strings.Contains(group.body, "secondary") {
 		t.Errorf("group: %s", group.body)
 	}
+
+	const references = `{"attestation":{"type":"x509","x509":{"caReferences":{"primary":"Factory"}}}}`
+	s.store.cas["factory"] = &enroll.CACertificate{Scope: scope, Name: "factory", Certificate: ca.cert.Raw}
+	if refused := s.want(400, s.service("PUT", "/enrollmentGroups/h", references)); !strings.Contains(refused.body, "caReferences.primary: the CA certificate \\\"factory\\\" is not verified") {
+		t.Errorf("by reference: %s", refused.body)
+	}
+	s.store.cas["factory"].Verified = true
+	s.want(200, s.service("PUT", "/enrollmentGroups/h", references))
+	if named := s.want(200, s.service("GET", "/enrollmentGroups/h", "")); !strings.Contains(named.body, `"x509":{"caReferences":{"primary":"Factory"}}`) {
+		t.Errorf("by reference: %s", named.body)
+	}
 }
 
 func TestTPMEnrollmentShowsItsKeys(t *testing.T) {
@@ -376,6 +388,7 @@ func TestServiceRefusals(t *testing.T) {
 			`}},"signingCertificates":{"primary":{"certificate":` + quote(ca.pem()) + `}}}}`), 400000},
 		"ca for an individual": {put(`{"type":"x509","x509":{"signingCertificates":{"primary":{"certificate":` + quote(ca.pem()) + `}}}}`), 400000},
 		"ca by reference":      {put(`{"type":"x509","x509":{"caReferences":{"primary":"factory"}}}`), 400000},
+		"ca that is not kept":  {s.service("PUT", "/enrollmentGroups/g", `{"attestation":{"type":"x509","x509":{"caReferences":{"primary":"factory"}}}}`), 400000},
 		"tpm group": {s.service("PUT", "/enrollmentGroups/g", `{"attestation":{"type":"tpm","tpm":{"endorsementKey":"`+
 			newSoftTPM(t).ek+`"}}}`), 400000},
 		"other ID in body":    {s.service("PUT", "/enrollments/dev-2", `{"registrationId":"dev-3",`+body[1:]), 400000},
