@@ -14,11 +14,11 @@ const maxChallenged = 1 << 15
 // tpmKeys are the keys of a TPM, each a TPM2B_PUBLIC.
 type tpmKeys struct {
 	srk []byte
-	// The endorsement key, and the group that knew it at an entity tag (empty for
-	// any). Unset where an individual enrollment says which key it is.
+	// The endorsement key, and the group that knew it as it was then (zero for any
+	// time). Unset where an individual enrollment says which key it is.
 	ek    []byte
 	group device.RegistrationID
-	etag  string
+	then  groupVersion
 }
 
 // same reports whether k and o are the keys of one TPM.

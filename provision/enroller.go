@@ -24,6 +24,7 @@ const maxGroups = 100
 type EnrollerConfig struct {
 	Store   EnrollmentStore
 	Records Records
+	Trust   TrustStore
 	Journal *Journal
 	Now     func() time.Time
 	Random  io.Reader

@@ -57,10 +57,16 @@ func fixNoAuthority(c claimant, broken []brokenReference) string {
 	return lines(append(fix, "otherwise "+fixUnknown(c))...)
 }
 
-// fixUnknownTPM is about a device whose TPM no group knows.
-func fixUnknownTPM(c claimant) string {
-	return lines("enroll the TPM that was presented, if it is yours, or put it on its group's list:",
-		enrollTPM(c), "berth group update NAME --tpm-list FILE")
+// fixUnknownTPM is about a device whose TPM no group knows; trusting says that the
+// trust store counts for one of them.
+func fixUnknownTPM(c claimant, trusting bool) string {
+	steps := []string{"enroll the TPM that was presented, if it is yours, or put it on its group's list:",
+		enrollTPM(c), "berth group update NAME --tpm-list FILE"}
+	if trusting && len(c.Credential.EKCertificate) > 0 {
+		steps = append(steps, "or look whether the trust store has the root of the TPM's vendor, and import it if you trust the vendor:",
+			"berth trust history", "berth trust import FILE --vendor NAME")
+	}
+	return lines(steps...)
 }
 
 func enrollTPM(c claimant) string {

@@ -27,6 +27,7 @@ const hubKeySize = 32
 // A Config is what a Registrar works with. All members but Observe are needed.
 type Config struct {
 	Enrollments EnrollmentReader
+	Trust       TrustReader
 	Records     Records
 	Scopes      Scopes
 	Hubs        Hubs

@@ -73,7 +73,7 @@ func newService(t *testing.T, settings ...func(*provision.Config)) *service {
 	s.hub = hub.New(hub.Config{Registry: store, Stream: store, Policies: store, Now: s.clock, Random: rand.Reader})
 	journal := provision.NewJournal(256)
 	config := provision.Config{
-		Enrollments: store, Records: store, Scopes: store, Hubs: hubs{s}, Secrets: key, Journal: journal,
+		Enrollments: store, Trust: store, Records: store, Scopes: store, Hubs: hubs{s}, Secrets: key, Journal: journal,
 		Now: s.clock, Random: rand.Reader, ChallengeWindow: window, AnswerAtOnce: true,
 	}
 	for _, set := range settings {
@@ -81,7 +81,7 @@ func newService(t *testing.T, settings ...func(*provision.Config)) *service {
 	}
 	s.registrar = provision.NewRegistrar(config)
 	s.enroller = provision.NewEnroller(provision.EnrollerConfig{
-		Store: store, Records: store, Journal: journal, Now: s.clock, Random: rand.Reader})
+		Store: store, Records: store, Trust: store, Journal: journal, Now: s.clock, Random: rand.Reader})
 	if err := store.PutScope(t.Context(), provision.Scope{ID: scope, Allocation: enroll.Hashed}); err != nil {
 		t.Fatal(err)
 	}

@@ -19,17 +19,19 @@ import (
 // not.
 func (r *Registrar) authenticateByTPMGroup(ctx context.Context, c claimant, groups []*enroll.Entry, held []tpmKeys, d *Decision) (*admission, error) {
 	if c.Credential.TPM == nil {
-		return r.authenticateHeld(c, groups, held, d)
+		return r.authenticateHeld(ctx, c, groups, held, d)
 	}
 	presented := *c.Credential.TPM
 	evidence := ekcert.ReadEvidence(presented.EndorsementKey, c.Credential.EKCertificate, c.Credential.EKChain)
 	refusal := attest.Unauthorized()
+	trusting := false
 	for _, g := range groups {
-		judge, err := r.tpmGroups.judge(ctx, r.Enrollments, g)
+		judge, err := r.judgeOf(ctx, g)
 		if err != nil {
 			return nil, err
 		}
-		known, v := judge.Admit(evidence, c.ID, r.Now())
+		trusting = trusting || judge.group.Trust != ""
+		known, v := judge.group.Admit(evidence, c.ID, r.Now())
 		if !known {
 			d.consider(g, false, v.Findings)
 			refusal = v.Refusal
@@ -41,23 +43,33 @@ func (r *Registrar) authenticateByTPMGroup(ctx context.Context, c claimant, grou
 			return nil, v.Refusal
 		}
 		return r.challengeOf(c, g, tpmKeys{
-			srk: presented.StorageRootKey, ek: presented.EndorsementKey, group: g.Key(), etag: g.ETag,
+			srk: presented.StorageRootKey, ek: presented.EndorsementKey, group: g.Key(), then: judge.version,
 		}, v.Findings, d)
 	}
-	d.Fix = fixUnknownTPM(c)
+	d.Fix = fixUnknownTPM(c, trusting)
 	return nil, refusal
 }
 
 // authenticateHeld is for calls that hold no TPM keys: a poll, and the answer of
 // a client that leaves them out of it. The keys are those that the group took in
 // before, and the group must still be there. One that was changed since the
-// challenge may have other rules by now: the device shows itself again.
-func (r *Registrar) authenticateHeld(c claimant, groups []*enroll.Entry, held []tpmKeys, d *Decision) (*admission, error) {
+// challenge, or whose trust store was, may have other rules by now: the device
+// shows itself again.
+func (r *Registrar) authenticateHeld(ctx context.Context, c claimant, groups []*enroll.Entry, held []tpmKeys, d *Decision) (*admission, error) {
 	err := error(attest.Unauthorized())
 	for _, k := range held {
 		i := slices.IndexFunc(groups, func(g *enroll.Entry) bool { return g.Key() == k.group })
-		if i < 0 || k.etag != "" && k.etag != groups[i].ETag {
+		if i < 0 {
 			continue
+		}
+		if k.then != (groupVersion{}) {
+			now, err := r.versionOf(ctx, groups[i])
+			if err != nil {
+				return nil, err
+			}
+			if now != k.then {
+				continue
+			}
 		}
 		var a *admission
 		if a, err = r.challengeOf(c, groups[i], k, nil, d); err == nil {
@@ -91,37 +103,102 @@ func (r *Registrar) challengeOf(c claimant, g *enroll.Entry, k tpmKeys, findings
 }
 
 // tpmGroups keeps TPM groups as they judge: reading a list of a hundred thousand
-// keys takes longer than everything else about a registration. The zero value is
-// ready.
+// keys, or a trust store of hundreds of certificates, takes longer than everything
+// else about a registration. The zero value is ready.
 type tpmGroups struct {
-	// mu guards known. It is held while a list is read, so that those who wait
+	// mu guards the rest. It is held while a list is read, so that those who wait
 	// for the same one read it once.
-	mu    sync.Mutex
-	known map[line]tpmGroup
+	mu     sync.Mutex
+	known  map[line]tpmGroup
+	trusts map[device.IDScope]trustSet
 }
 
 type tpmGroup struct {
-	etag  string
-	group ekcert.Group
+	version groupVersion
+	group   ekcert.Group
 }
 
-// judge returns what g knows of its TPMs.
-func (t *tpmGroups) judge(ctx context.Context, from EnrollmentReader, g *enroll.Entry) (ekcert.Group, error) {
+// A trustSet is the trust store of a scope as it was at a version.
+type trustSet struct {
+	version int64
+	set     ekcert.TrustSet
+}
+
+// A groupVersion says what a TPM group knew at a time: its entity tag, and the
+// version of the trust store where it refers to that. Its zero value is no time.
+type groupVersion struct {
+	etag  string
+	trust int64
+}
+
+// refersToTrust reports whether the trust store counts for g.
+func refersToTrust(g *enroll.Entry) bool {
+	t := g.Attestation.TPMGroup
+	return t != nil && (t.Trusted || t.TrustedTest)
+}
+
+// trustOf returns the trust store that counts for g: an empty one where none does.
+func (r *Registrar) trustOf(ctx context.Context, g *enroll.Entry) (*ekcert.Trust, error) {
+	if !refersToTrust(g) {
+		return &ekcert.Trust{}, nil
+	}
+	trust, err := r.Trust.TrustAnchors(ctx, g.Scope)
+	if err != nil {
+		return nil, fmt.Errorf("reading the trust store: %w", err)
+	}
+	return trust, nil
+}
+
+func (r *Registrar) versionOf(ctx context.Context, g *enroll.Entry) (groupVersion, error) {
+	trust, err := r.trustOf(ctx, g)
+	if err != nil {
+		return groupVersion{}, err
+	}
+	return groupVersion{g.ETag, trust.Version}, nil
+}
+
+// judgeOf returns what g knows of its TPMs.
+func (r *Registrar) judgeOf(ctx context.Context, g *enroll.Entry) (tpmGroup, error) {
+	trust, err := r.trustOf(ctx, g)
+	if err != nil {
+		return tpmGroup{}, err
+	}
+	return r.tpmGroups.judge(ctx, r.Enrollments, g, trust)
+}
+
+func (t *tpmGroups) judge(ctx context.Context, from EnrollmentReader, g *enroll.Entry, trust *ekcert.Trust) (tpmGroup, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := line{g.Scope, g.Key()}
-	if known, ok := t.known[at]; ok && known.etag == g.ETag {
-		return known.group, nil
+	at, version := line{g.Scope, g.Key()}, groupVersion{g.ETag, trust.Version}
+	if known, ok := t.known[at]; ok && known.version == version {
+		return known, nil
 	}
 	group, err := readTPMGroup(ctx, from, g)
 	if err != nil {
-		return ekcert.Group{}, fmt.Errorf("reading the TPM group %q: %w", g.ID, err)
+		return tpmGroup{}, fmt.Errorf("reading the TPM group %q: %w", g.ID, err)
+	}
+	if refersToTrust(g) {
+		*group.Policy, group.Trust = t.parsed(g.Scope, trust).Extend(*group.Policy)
 	}
 	if t.known == nil || len(t.known) >= 2*maxGroups { // some of them were deleted
 		t.known = make(map[line]tpmGroup)
 	}
-	t.known[at] = tpmGroup{g.ETag, group}
-	return group, nil
+	t.known[at] = tpmGroup{version, group}
+	return t.known[at], nil
+}
+
+// parsed reads the certificates of a trust store once for all groups. The caller
+// holds mu.
+func (t *tpmGroups) parsed(scope device.IDScope, trust *ekcert.Trust) ekcert.TrustSet {
+	known, ok := t.trusts[scope]
+	if !ok || known.version != trust.Version {
+		if t.trusts == nil {
+			t.trusts = make(map[device.IDScope]trustSet) // as many as there are scopes
+		}
+		known = trustSet{trust.Version, trust.Parse()}
+		t.trusts[scope] = known
+	}
+	return known.set
 }
 
 func readTPMGroup(ctx context.Context, from EnrollmentReader, g *enroll.Entry) (group ekcert.Group, err error) {

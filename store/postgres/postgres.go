@@ -27,6 +27,7 @@ import (
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/attest/ekcert"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/hsm"
@@ -42,6 +43,7 @@ var (
 	_ enroll.CACertificates      = (*Store)(nil)
 	_ provision.EnrollmentReader = (*Store)(nil)
 	_ provision.Records          = (*Store)(nil)
+	_ provision.TrustStore       = (*Store)(nil)
 	_ provision.Scopes           = (*Store)(nil)
 	_ access.Policies            = (*Store)(nil)
 	_ hub.Registry               = (*Store)(nil)
@@ -64,6 +66,7 @@ type Store struct {
 	certificates cache.Cache[device.IDScope, []*enroll.CACertificate]
 	scopes       cache.Cache[device.IDScope, *provision.Scope]
 	linked       cache.Cache[device.IDScope, []provision.LinkedHub]
+	trust        cache.Cache[device.IDScope, *ekcert.Trust]
 	// changes is the counter "change" that the caches go with, and confirmed is
 	// when they were last known to be current. The listener sets both.
 	changes   atomic.Int64
@@ -166,6 +169,7 @@ func (s *Store) forgetAll() {
 	s.certificates.Clear()
 	s.scopes.Clear()
 	s.linked.Clear()
+	s.trust.Clear()
 }
 
 // cached is c.Get while the caches are known to be current, and otherwise asks

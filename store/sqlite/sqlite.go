@@ -22,6 +22,7 @@ import (
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/attest/ekcert"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/errs"
@@ -38,6 +39,7 @@ var (
 	_ enroll.CACertificates      = (*Store)(nil)
 	_ provision.EnrollmentReader = (*Store)(nil)
 	_ provision.Records          = (*Store)(nil)
+	_ provision.TrustStore       = (*Store)(nil)
 	_ provision.Scopes           = (*Store)(nil)
 	_ access.Policies            = (*Store)(nil)
 	_ hub.Registry               = (*Store)(nil)
@@ -65,6 +67,7 @@ type Store struct {
 	certificates cache.Cache[device.IDScope, []*enroll.CACertificate]
 	scopes       cache.Cache[device.IDScope, *provision.Scope]
 	linked       cache.Cache[device.IDScope, []provision.LinkedHub]
+	trust        cache.Cache[device.IDScope, *ekcert.Trust]
 	news         news.News
 }
 

@@ -21,6 +21,7 @@ type Store interface {
 	provision.EnrollmentReader
 	provision.Records
 	provision.Scopes
+	provision.TrustStore
 	PutScope(context.Context, provision.Scope) error
 	ListScopes(context.Context) ([]provision.Scope, error)
 	Linked(context.Context, device.IDScope) ([]provision.LinkedHub, error)
@@ -51,7 +52,7 @@ type rule struct {
 // again after it was closed.
 func Run(t *testing.T, create func(t *testing.T) (open func() Store)) {
 	var rules []rule
-	for _, more := range [][]rule{scopeRules, policyRules, enrollmentRules, certificateRules, registrationRules, deviceRules, togetherRules, messageRules, storeRules} {
+	for _, more := range [][]rule{scopeRules, policyRules, enrollmentRules, certificateRules, trustRules, registrationRules, deviceRules, togetherRules, messageRules, storeRules} {
 		rules = append(rules, more...)
 	}
 	for _, r := range rules {

@@ -46,6 +46,7 @@ CREATE TABLE trust_anchor (
   added       bigint NOT NULL, -- the version that brought it
   removed     bigint,          -- the version that took it away
   certificate bytea NOT NULL,  -- DER
+  root        boolean NOT NULL, -- whether paths may end here
   vendor      text COLLATE "C" NOT NULL,
   file        text COLLATE "C" NOT NULL,
   test        boolean NOT NULL, -- of a software TPM

@@ -43,6 +43,7 @@ CREATE TABLE trust_anchor (
   added       INTEGER NOT NULL, -- the version that brought it
   removed     INTEGER,          -- the version that took it away
   certificate BLOB NOT NULL, -- DER
+  root        INTEGER NOT NULL, -- whether paths may end here
   vendor      TEXT NOT NULL,
   file        TEXT NOT NULL,
   test        INTEGER NOT NULL, -- of a software TPM
