@@ -37,26 +37,32 @@ const (
 	AllHub          = RegistryRead | RegistryWrite | ServiceConnect | HubDeviceConnect
 )
 
-var rightNames = []struct {
+type rightName struct {
 	right Right
 	name  string
-}{
+}
+
+var rightNames = []rightName{
 	{ServiceConfig, "ServiceConfig"}, {EnrollmentRead, "EnrollmentRead"}, {EnrollmentWrite, "EnrollmentWrite"},
 	{DeviceConnect, "DeviceConnect"}, {RegistrationStatusRead, "RegistrationStatusRead"},
 	{RegistrationStatusWrite, "RegistrationStatusWrite"}, {RegistryRead, "RegistryRead"},
 	{RegistryWrite, "RegistryWrite"}, {ServiceConnect, "ServiceConnect"}, {HubDeviceConnect, "DeviceConnect"},
 }
 
-// String lists the rights, comma-separated.
-func (r Right) String() string {
+// Names returns the names of the rights, in the order in which they are
+// declared.
+func (r Right) Names() []string {
 	var names []string
 	for _, n := range rightNames {
 		if r&n.right != 0 {
 			names = append(names, n.name)
 		}
 	}
-	return strings.Join(names, ", ")
+	return names
 }
+
+// String lists the rights, comma-separated.
+func (r Right) String() string { return strings.Join(r.Names(), ", ") }
 
 // A Policy is a shared access policy. Its two keys let one be rolled while
 // programs still use the other.
@@ -68,15 +74,8 @@ type Policy struct {
 
 // NewPolicy returns a policy with two fresh keys of 64 bytes.
 func NewPolicy(name string, rights Right, random io.Reader) (Policy, error) {
-	primary, err := device.GenerateSymmetricKey(random, 64)
-	if err != nil {
-		return Policy{}, err
-	}
-	secondary, err := device.GenerateSymmetricKey(random, 64)
-	if err != nil {
-		return Policy{}, err
-	}
-	return Policy{name, primary, secondary, rights}, nil
+	p := Policy{Name: name, Rights: rights}
+	return p, complete(&p, Policy{}, random)
 }
 
 // An Owner is whose policies are meant: "dps:{idScope}" or "hub:{host}".
@@ -92,6 +91,17 @@ func HubOwner(host string) Owner { return Owner("hub:" + strings.ToLower(host)) 
 type Policies interface {
 	// Policies returns the policies of owner, ordered by name.
 	Policies(ctx context.Context, owner Owner) ([]Policy, error)
+}
+
+// A Keeper keeps policies that can be changed.
+type Keeper interface {
+	Policies
+	// ChangePolicies reads the policies of owner, lets decide say what they
+	// become and writes that, with no other write to them in between. It is
+	// durable when it returns. An error from decide is returned as it is and
+	// nothing is written. decide must not call the store and may be called more
+	// than once.
+	ChangePolicies(ctx context.Context, owner Owner, decide func([]Policy) ([]Policy, error)) error
 }
 
 // A Caller is someone who proved to hold a policy's key.

@@ -1,11 +1,13 @@
 // Package admin is Berth's own REST API, for operators and the berth command:
 // why a device was refused, which hubs are linked to the provisioning scope,
-// which TPMs a group lists, and what devices sent. Beside it are the probes of an orchestrator.
+// which TPMs a group lists, and what devices sent. Beside it are the probes of an
+// orchestrator.
 //
-// openapi.json describes it. Except for the probes and that, a request carries a SAS token of a shared access
-// policy of the scope with the right ServiceConfig, or EnrollmentWrite where it
-// changes an enrollment group. Bodies are JSON; an error
-// is {"error":{"kind","code","message","trackingId"}}.
+// openapi.json describes it. Except for that and the probes, a request carries a
+// SAS token of a shared access policy of the scope that its Host header names,
+// with the right ServiceConfig, or EnrollmentWrite where it changes an enrollment
+// group. Bodies are JSON; an error is
+// {"error":{"kind","code","message","trackingId"}}.
 package admin
 
 import (
@@ -16,16 +18,15 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/front/internal/rest"
+	"github.com/berth-iot/berth/front/internal/tenant"
 	"github.com/berth-iot/berth/limit"
 	"github.com/berth-iot/berth/provision"
-	"github.com/berth-iot/berth/wire/sas"
 )
 
 // An Explainer remembers the last decisions about devices.
@@ -47,10 +48,17 @@ type Links interface {
 	DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error
 }
 
+// Scopes knows the provisioning scopes by their host names.
+type Scopes interface {
+	// ScopeOf returns the scope that goes by a host name, given in lower case and
+	// without a port, and all its host names with it. If there is none the error
+	// is of kind errs.NotFound.
+	ScopeOf(ctx context.Context, host string) (*provision.Scope, error)
+}
+
 // Config is what the handler is made of. All members are required.
 type Config struct {
-	Scope    device.IDScope // the tenant that is administered
-	Hosts    []string       // the host names that a token may be made for
+	Scopes   Scopes // the one that a request's Host header names is administered
 	Policies access.Policies
 
 	Decisions Explainer
@@ -100,42 +108,36 @@ func (f front) routes() []rest.Route {
 		{Method: http.MethodGet, Pattern: "/berth/v1/hubs", Serve: f.operator(f.hubs)},
 		{Method: http.MethodPut, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.link)},
 		{Method: http.MethodDelete, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.unlink)},
-		{Method: http.MethodPut, Pattern: "/berth/v1/enrollmentGroups/{id}/endorsementKeys", Serve: f.putList},
+		{Method: http.MethodPut, Pattern: "/berth/v1/enrollmentGroups/{id}/endorsementKeys", Serve: f.holder(access.EnrollmentWrite, f.putList)},
 		{Method: http.MethodGet, Pattern: "/berth/v1/hubs/{host}/messages", Serve: f.operator(f.messages)},
 	}
 }
 
+// A call is one of somebody who proved to hold the key of a policy of the scope
+// that the call is for.
+type call struct {
+	*rest.Request
+	scope  provision.Scope
+	caller access.Caller
+}
+
 // operator wraps an operation that takes ServiceConfig.
-func (f front) operator(serve func(http.ResponseWriter, *rest.Request, access.Caller) error) func(http.ResponseWriter, *rest.Request) error {
+func (f front) operator(serve func(http.ResponseWriter, call) error) func(http.ResponseWriter, *rest.Request) error {
+	return f.holder(access.ServiceConfig, serve)
+}
+
+// holder wraps an operation that takes some rights.
+func (f front) holder(rights access.Right, serve func(http.ResponseWriter, call) error) func(http.ResponseWriter, *rest.Request) error {
 	return func(w http.ResponseWriter, r *rest.Request) error {
-		caller, err := f.caller(r)
+		scope, caller, err := tenant.Authenticate(r, f.Scopes, f.Policies, f.Now())
 		if err != nil {
 			return err
 		}
-		if err := caller.Require(access.ServiceConfig); err != nil {
-			return err
+		if err := caller.Require(rights); err != nil {
+			return err // before anything of the body is read
 		}
-		return serve(w, r, caller)
+		return serve(w, call{r, *scope, caller})
 	}
-}
-
-func (f front) caller(r *rest.Request) (access.Caller, error) {
-	token, err := rest.Token(r.Request)
-	if err != nil {
-		return access.Caller{}, err
-	}
-	if token == nil {
-		return access.Caller{}, errs.New(errs.Denied, errs.CodeUnauthorizedAccess, "Unauthorized: there is no SAS token in the Authorization header")
-	}
-	policies, err := f.Policies.Policies(r.Context(), access.ScopeOwner(f.Scope))
-	if err != nil {
-		return access.Caller{}, fmt.Errorf("reading the policies of %s: %w", f.Scope, err)
-	}
-	return access.Authenticate(policies, *token, f.isOurs, f.Now())
-}
-
-func (f front) isOurs(resource string) bool {
-	return slices.ContainsFunc(f.Hosts, func(host string) bool { return sas.HostResource(resource, host) })
 }
 
 func (f front) health(w http.ResponseWriter, _ *rest.Request) error {
@@ -159,12 +161,12 @@ func (f front) openapi(w http.ResponseWriter, _ *rest.Request) error {
 	return nil
 }
 
-func (f front) version(w http.ResponseWriter, _ *rest.Request, _ access.Caller) error {
+func (f front) version(w http.ResponseWriter, _ call) error {
 	return answer(w, map[string]string{"version": f.Version})
 }
 
-func (f front) decisions(w http.ResponseWriter, r *rest.Request, caller access.Caller) error {
-	found, err := f.Decisions.Decisions(r.Context(), caller, f.Scope, r.PathValue("id"))
+func (f front) decisions(w http.ResponseWriter, c call) error {
+	found, err := f.Decisions.Decisions(c.Context(), c.caller, c.scope.ID, c.PathValue("id"))
 	if err != nil {
 		return err
 	}

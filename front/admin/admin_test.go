@@ -63,7 +63,7 @@ func start(t *testing.T) *server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
-	if err := store.PutScope(t.Context(), provision.Scope{ID: scope, Allocation: enroll.Hashed}); err != nil {
+	if err := store.PutScope(t.Context(), provision.Scope{ID: scope, Allocation: enroll.Hashed, Hosts: []string{host, "localhost"}}); err != nil {
 		t.Fatal(err)
 	}
 	draining := make(chan struct{})
@@ -76,7 +76,7 @@ func start(t *testing.T) *server {
 	})
 	s.enroller = provision.NewEnroller(provision.EnrollerConfig{Store: store, Records: store, Journal: journal, Now: time.Now, Random: rand.Reader})
 	s.Server = httptest.NewServer(documented(t, New(Config{
-		Scope: scope, Hosts: []string{host, "localhost"}, Policies: store,
+		Scopes: scopes{store}, Policies: store,
 		Decisions: s.enroller,
 		Links:     store, Lists: s.enroller, Messages: store, Version: "1.2.3",
 		Ready:    func(context.Context) error { return s.ready },
@@ -85,6 +85,22 @@ func start(t *testing.T) *server {
 	})))
 	t.Cleanup(s.Server.Close)
 	return s
+}
+
+// scopes finds a scope by the host names in the store.
+type scopes struct{ *sqlite.Store }
+
+func (s scopes) ScopeOf(ctx context.Context, host string) (*provision.Scope, error) {
+	all, err := s.ListScopes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, scope := range all {
+		if slices.Contains(scope.Hosts, host) {
+			return &scope, nil
+		}
+	}
+	return nil, errs.New(errs.NotFound, 0, "no scope is at %s", host)
 }
 
 func (s *server) policy(name string, rights access.Right) access.Policy {
@@ -109,6 +125,7 @@ func (s *server) open(ctx context.Context, method, path, body, authorization str
 	if err != nil {
 		s.Fatal(err)
 	}
+	r.Host = host
 	if authorization != "" {
 		r.Header.Set("Authorization", authorization)
 	}
@@ -414,7 +431,7 @@ func (c *counted) Wait(ctx context.Context, after uint64) error {
 func TestBrokenStreamIsAborted(t *testing.T) {
 	s := linked(t)
 	h := New(Config{
-		Scope: scope, Hosts: []string{host}, Policies: s.store, Links: s.store, Messages: &failing{}, Draining: make(chan struct{}),
+		Scopes: scopes{s.store}, Policies: s.store, Links: s.store, Messages: &failing{}, Draining: make(chan struct{}),
 		Logger: slog.New(slog.DiscardHandler), Random: rand.Reader, Now: time.Now,
 	})
 	broken := httptest.NewServer(h)
@@ -424,6 +441,7 @@ func TestBrokenStreamIsAborted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.Host = host
 	r.Header.Set("Authorization", token(s.owner))
 	answer, err := broken.Client().Do(r)
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/front/internal/rest"
 	"github.com/berth-iot/berth/provision"
@@ -20,8 +19,8 @@ import (
 // maxLink is the longest link that is read, in bytes.
 const maxLink = 4 << 10
 
-func (f front) hubs(w http.ResponseWriter, r *rest.Request, _ access.Caller) error {
-	linked, err := f.Links.Linked(r.Context(), f.Scope)
+func (f front) hubs(w http.ResponseWriter, r call) error {
+	linked, err := f.Links.Linked(r.Context(), r.scope.ID)
 	if err != nil {
 		return fmt.Errorf("listing the linked hubs: %w", err)
 	}
@@ -31,15 +30,15 @@ func (f front) hubs(w http.ResponseWriter, r *rest.Request, _ access.Caller) err
 	return answer(w, linked)
 }
 
-func (f front) link(w http.ResponseWriter, r *rest.Request, _ access.Caller) error {
+func (f front) link(w http.ResponseWriter, r call) error {
 	host, err := parseHost(r.PathValue("host"))
 	if err != nil {
 		return err
 	}
-	if err := rest.RequireJSON(r.Request); err != nil {
+	if err := rest.RequireJSON(r.Request.Request); err != nil {
 		return err
 	}
-	body, err := rest.ReadBody(w, r.Request, maxLink)
+	body, err := rest.ReadBody(w, r.Request.Request, maxLink)
 	if err != nil {
 		return err
 	}
@@ -48,7 +47,7 @@ func (f front) link(w http.ResponseWriter, r *rest.Request, _ access.Caller) err
 		return err
 	}
 	h.Host = host
-	if err := f.Links.PutLinkedHub(r.Context(), f.Scope, h); err != nil {
+	if err := f.Links.PutLinkedHub(r.Context(), r.scope.ID, h); err != nil {
 		return fmt.Errorf("linking %s: %w", host, err)
 	}
 	return answer(w, h)
@@ -78,12 +77,12 @@ func decodeLink(body []byte) (provision.LinkedHub, error) {
 	return provision.LinkedHub{Weight: sent.Weight, Allocation: sent.Allocation}, nil
 }
 
-func (f front) unlink(w http.ResponseWriter, r *rest.Request, _ access.Caller) error {
+func (f front) unlink(w http.ResponseWriter, r call) error {
 	host, err := parseHost(r.PathValue("host"))
 	if err != nil {
 		return err
 	}
-	err = f.Links.DeleteLinkedHub(r.Context(), f.Scope, host)
+	err = f.Links.DeleteLinkedHub(r.Context(), r.scope.ID, host)
 	if errs.KindOf(err) == errs.NotFound {
 		return notLinked(host)
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/errs"
-	"github.com/berth-iot/berth/front/internal/rest"
 	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/wire/dpsjson"
 )
@@ -41,14 +40,7 @@ type listJSON struct {
 
 // putList reads a list as it comes, line by line: the text is never held as a
 // whole. Who may write enrollments may write this part of one.
-func (f front) putList(w http.ResponseWriter, r *rest.Request) error {
-	caller, err := f.caller(r)
-	if err != nil {
-		return err
-	}
-	if err := caller.Require(access.EnrollmentWrite); err != nil {
-		return err // before anything of the body is read
-	}
+func (f front) putList(w http.ResponseWriter, r call) error {
 	if r.ContentLength > maxList {
 		return listTooLarge(w)
 	}
@@ -66,7 +58,7 @@ func (f front) putList(w http.ResponseWriter, r *rest.Request) error {
 	if ifMatch := r.Header.Get("If-Match"); ifMatch != "" {
 		match = func(token string) bool { return dpsjson.MatchETag(ifMatch, dpsjson.EncodeETag(token)) }
 	}
-	group, err := f.Lists.PutEndorsementKeys(r.Context(), caller, f.Scope, r.PathValue("id"), list, match)
+	group, err := f.Lists.PutEndorsementKeys(r.Context(), r.caller, r.scope.ID, r.PathValue("id"), list, match)
 	if err != nil {
 		return err
 	}

@@ -100,6 +100,7 @@ func TestListsHaveALimit(t *testing.T) {
 	for name, length := range map[string]int64{"said": maxList + 1, "not said": -1} {
 		r := httptest.NewRequest("PUT", listPath, io.LimitReader(comments{}, maxList+1))
 		r.ContentLength = length
+		r.Host = host
 		r.Header.Set("Authorization", token(s.owner))
 		answer := httptest.NewRecorder()
 		s.Server.Config.Handler.ServeHTTP(answer, r)
@@ -131,6 +132,7 @@ func TestListsAreGuardedByTheEntityTag(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		r.Host = host
 		r.Header.Set("Authorization", token(s.owner))
 		r.Header.Set("Content-Type", mediaType(listPath))
 		r.Header.Set("If-Match", ifMatch)

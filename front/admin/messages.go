@@ -13,9 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
-	"github.com/berth-iot/berth/front/internal/rest"
 	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/provision"
 )
@@ -111,16 +109,16 @@ func parseSelection(r *http.Request) (selection, error) {
 // messages streams a hub's telemetry, one JSON document a line. The stream ends
 // at the newest message, or, when following, with the client's connection or
 // when the server drains.
-func (f front) messages(w http.ResponseWriter, r *rest.Request, _ access.Caller) error {
+func (f front) messages(w http.ResponseWriter, r call) error {
 	host, err := parseHost(r.PathValue("host"))
 	if err != nil {
 		return err
 	}
-	want, err := parseSelection(r.Request)
+	want, err := parseSelection(r.Request.Request)
 	if err != nil {
 		return err
 	}
-	linked, err := f.Links.Linked(r.Context(), f.Scope)
+	linked, err := f.Links.Linked(r.Context(), r.scope.ID)
 	if err != nil {
 		return fmt.Errorf("listing the linked hubs: %w", err)
 	}

@@ -55,7 +55,7 @@ func (f front) bulk(kind enroll.Kind) func(http.ResponseWriter, serviceCall) err
 // creation, as the original does: what exists is a conflict.
 func (f front) bulkItem(call serviceCall, kind enroll.Kind, mode dpsjson.BulkMode, item dpsjson.IndividualEnrollment) error {
 	if mode == dpsjson.BulkDelete {
-		return f.Enroller.Delete(call.Context(), call.caller, f.Scope, kind, item.RegistrationID, nil)
+		return f.Enroller.Delete(call.Context(), call.caller, call.scope, kind, item.RegistrationID, nil)
 	}
 	var match provision.Precondition
 	switch {
@@ -64,7 +64,7 @@ func (f front) bulkItem(call serviceCall, kind enroll.Kind, mode dpsjson.BulkMod
 	case mode != dpsjson.BulkCreate && item.ETag != "":
 		match = matching(item.ETag)
 	}
-	entry, err := serviceapi.Entry(f.Scope, kind, item)
+	entry, err := serviceapi.Entry(call.scope, kind, item)
 	if err != nil {
 		return invalid(err.Error())
 	}

@@ -52,6 +52,14 @@ type Enroller interface {
 	Registrations(context.Context, access.Caller, device.IDScope, string, provision.Page) ([]*provision.Registration, error)
 }
 
+// Scopes knows the provisioning scopes by their host names.
+type Scopes interface {
+	// ScopeOf returns the scope that goes by a host name, given in lower case and
+	// without a port, and all its host names with it. If there is none the error
+	// is of kind errs.NotFound.
+	ScopeOf(ctx context.Context, host string) (*provision.Scope, error)
+}
+
 // Config is what the front stands on. Every member is needed.
 type Config struct {
 	Registrar Registrar
@@ -60,11 +68,9 @@ type Config struct {
 	// Secrets derives the key of continuation tokens; servers that share it
 	// understand each other's.
 	Secrets hsm.Deriver
-	// Scope is the tenant that the service API serves. The device API serves
-	// every scope the Registrar knows.
-	Scope device.IDScope
-	// Hosts are the host names that a service token may be made for.
-	Hosts []string
+	// Scopes finds the one that the service API serves by the Host header. The
+	// device API serves every scope the Registrar knows.
+	Scopes Scopes
 	// PublicURL is where devices reach this server: "https://dps.example", with
 	// the port if it is not 443. It stands in Location headers.
 	PublicURL string

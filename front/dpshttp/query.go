@@ -35,9 +35,9 @@ func (f front) queryEnrollments(kind enroll.Kind) func(http.ResponseWriter, serv
 		itemType = "EnrollmentGroup"
 	}
 	return func(w http.ResponseWriter, call serviceCall) error {
-		return f.query(w, call, listing{string(f.Scope) + " " + itemType, itemType,
+		return f.query(w, call, listing{string(call.scope) + " " + itemType, itemType,
 			func(p provision.Page) (items []any, keys []device.RegistrationID, err error) {
-				entries, err := f.Enroller.Entries(call.Context(), call.caller, f.Scope, kind, p)
+				entries, err := f.Enroller.Entries(call.Context(), call.caller, call.scope, kind, p)
 				if err != nil {
 					return nil, nil, err
 				}
@@ -55,9 +55,9 @@ func (f front) queryEnrollments(kind enroll.Kind) func(http.ResponseWriter, serv
 
 func (f front) queryRegistrations(w http.ResponseWriter, call serviceCall) error {
 	group := strings.ToLower(call.id)
-	return f.query(w, call, listing{string(f.Scope) + " DeviceRegistration of " + group, "DeviceRegistration",
+	return f.query(w, call, listing{string(call.scope) + " DeviceRegistration of " + group, "DeviceRegistration",
 		func(p provision.Page) (items []any, keys []device.RegistrationID, err error) {
-			records, err := f.Enroller.Registrations(call.Context(), call.caller, f.Scope, call.id, p)
+			records, err := f.Enroller.Registrations(call.Context(), call.caller, call.scope, call.id, p)
 			if err != nil {
 				return nil, nil, err
 			}

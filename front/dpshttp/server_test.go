@@ -52,6 +52,14 @@ type store struct {
 	refusal  error // what the hubs answer to Assign
 }
 
+func (s *store) ScopeOf(_ context.Context, host string) (*provision.Scope, error) {
+	ours := []string{dpsHost, "alias.example"}
+	if !slices.Contains(ours, host) {
+		return nil, errs.New(errs.NotFound, 0, "no scope is at %s", host)
+	}
+	return &provision.Scope{ID: scope, Hosts: ours}, nil
+}
+
 func (s *store) Entry(_ context.Context, _ device.IDScope, kind enroll.Kind, key device.RegistrationID) (*enroll.Entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -249,8 +257,7 @@ func newServer(t *testing.T, settings ...func(*provision.Config)) *server {
 			Store: s.store, Records: s.store, Journal: journal, Now: clock, Random: rand.Reader}),
 		Policies:  s.store,
 		Secrets:   secret{},
-		Scope:     scope,
-		Hosts:     []string{dpsHost, "alias.example"},
+		Scopes:    s.store,
 		PublicURL: "https://dps.example",
 		Now:       clock,
 		Logger:    slog.New(slog.NewTextHandler(&s.log, nil)),
@@ -324,6 +331,7 @@ func request(method, path, authorization, body string, headers ...string) *http.
 		path += version
 	}
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.Host = dpsHost
 	if authorization != "" {
 		r.Header.Set("Authorization", authorization)
 	}

@@ -2,19 +2,18 @@ package dpshttp
 
 import (
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/berth-iot/berth/access"
-	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/enroll/serviceapi"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/front/internal/dps"
 	"github.com/berth-iot/berth/front/internal/rest"
+	"github.com/berth-iot/berth/front/internal/tenant"
 	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/wire/dpsjson"
-	"github.com/berth-iot/berth/wire/sas"
 )
 
 func (f front) serviceRoutes() []rest.Route {
@@ -39,10 +38,12 @@ func (f front) enrollmentRoutes(path string, kind enroll.Kind) []rest.Route {
 	}
 }
 
-// A serviceCall is one call of the service API by someone who proved to hold a
-// policy's key. Whether the policy has the right is the Enroller's to say.
+// A serviceCall is one call of the service API by someone who proved to hold the
+// key of a policy of the scope that the call is for. Whether the policy has the
+// right is the Enroller's to say.
 type serviceCall struct {
 	*rest.Request
+	scope      device.IDScope
 	caller     access.Caller
 	apiVersion string
 	id         string // of the path
@@ -50,7 +51,7 @@ type serviceCall struct {
 
 func (f front) operation(method, pattern string, serve func(http.ResponseWriter, serviceCall) error) rest.Route {
 	return rest.Route{Method: method, Pattern: pattern, Serve: func(w http.ResponseWriter, r *rest.Request) error {
-		caller, err := f.authenticate(r)
+		scope, caller, err := tenant.Authenticate(r, f.Scopes, f.Policies, f.Now())
 		if err != nil {
 			return err
 		}
@@ -58,29 +59,8 @@ func (f front) operation(method, pattern string, serve func(http.ResponseWriter,
 		if err != nil {
 			return err
 		}
-		return serve(w, serviceCall{r, caller, version, r.PathValue("id")})
+		return serve(w, serviceCall{r, scope.ID, caller, version, r.PathValue("id")})
 	}}
-}
-
-func (f front) authenticate(r *rest.Request) (access.Caller, error) {
-	token, err := rest.Token(r.Request)
-	if err != nil {
-		return access.Caller{}, err
-	}
-	if token == nil {
-		return access.Caller{}, attest.Unauthorized()
-	}
-	policies, err := f.Policies.Policies(r.Context(), access.ScopeOwner(f.Scope))
-	if err != nil {
-		return access.Caller{}, err
-	}
-	return access.Authenticate(policies, *token, f.isOurs, f.Now())
-}
-
-// isOurs reports whether resource is one of our host names, in any of the forms
-// clients sign.
-func (f front) isOurs(resource string) bool {
-	return slices.ContainsFunc(f.Hosts, func(host string) bool { return sas.HostResource(resource, host) })
 }
 
 func (f front) putEnrollment(kind enroll.Kind) func(http.ResponseWriter, serviceCall) error {
@@ -97,7 +77,7 @@ func (f front) putEnrollment(kind enroll.Kind) func(http.ResponseWriter, service
 			return invalid(idMember(kind) + ": not the one in the path")
 		}
 		body.RegistrationID = call.id
-		entry, err := serviceapi.Entry(f.Scope, kind, body)
+		entry, err := serviceapi.Entry(call.scope, kind, body)
 		if err != nil {
 			return invalid(err.Error())
 		}
@@ -127,7 +107,7 @@ func idMember(kind enroll.Kind) string {
 
 func (f front) getEnrollment(kind enroll.Kind) func(http.ResponseWriter, serviceCall) error {
 	return func(w http.ResponseWriter, call serviceCall) error {
-		entry, err := f.Enroller.Entry(call.Context(), call.caller, f.Scope, kind, call.id)
+		entry, err := f.Enroller.Entry(call.Context(), call.caller, call.scope, kind, call.id)
 		if err != nil {
 			return err
 		}
@@ -151,7 +131,7 @@ func (f front) registrationState(call serviceCall, id string) (*dpsjson.Registra
 	if call.caller.Require(access.RegistrationStatusRead) != nil {
 		return nil, nil
 	}
-	record, err := f.Enroller.Registration(call.Context(), call.caller, f.Scope, id)
+	record, err := f.Enroller.Registration(call.Context(), call.caller, call.scope, id)
 	switch {
 	case errs.KindOf(err) == errs.NotFound:
 		record = &provision.Registration{ID: id, Status: provision.Unassigned}
@@ -164,7 +144,7 @@ func (f front) registrationState(call serviceCall, id string) (*dpsjson.Registra
 
 func (f front) deleteEnrollment(kind enroll.Kind) func(http.ResponseWriter, serviceCall) error {
 	return func(w http.ResponseWriter, call serviceCall) error {
-		err := f.Enroller.Delete(call.Context(), call.caller, f.Scope, kind, call.id, precondition(call.Request, ""))
+		err := f.Enroller.Delete(call.Context(), call.caller, call.scope, kind, call.id, precondition(call.Request, ""))
 		if err != nil {
 			return err
 		}
@@ -175,7 +155,7 @@ func (f front) deleteEnrollment(kind enroll.Kind) func(http.ResponseWriter, serv
 
 func (f front) attestationMechanism(kind enroll.Kind) func(http.ResponseWriter, serviceCall) error {
 	return func(w http.ResponseWriter, call serviceCall) error {
-		mechanism, err := f.Enroller.AttestationMechanism(call.Context(), call.caller, f.Scope, kind, call.id)
+		mechanism, err := f.Enroller.AttestationMechanism(call.Context(), call.caller, call.scope, kind, call.id)
 		if err != nil {
 			return err
 		}
@@ -188,7 +168,7 @@ func (f front) attestationMechanism(kind enroll.Kind) func(http.ResponseWriter, 
 }
 
 func (f front) getRegistration(w http.ResponseWriter, call serviceCall) error {
-	record, err := f.Enroller.Registration(call.Context(), call.caller, f.Scope, call.id)
+	record, err := f.Enroller.Registration(call.Context(), call.caller, call.scope, call.id)
 	if err != nil {
 		return err
 	}
@@ -196,7 +176,7 @@ func (f front) getRegistration(w http.ResponseWriter, call serviceCall) error {
 }
 
 func (f front) deleteRegistration(w http.ResponseWriter, call serviceCall) error {
-	err := f.Enroller.DeleteRegistration(call.Context(), call.caller, f.Scope, call.id, precondition(call.Request, ""))
+	err := f.Enroller.DeleteRegistration(call.Context(), call.caller, call.scope, call.id, precondition(call.Request, ""))
 	if err != nil {
 		return err
 	}

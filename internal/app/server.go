@@ -116,10 +116,11 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 	enroller := provision.NewEnroller(provision.EnrollerConfig{
 		Store: s.store, Records: s.store, Journal: journal, Now: now, Random: rand.Reader,
 	})
+	scopes := tenants{s.store, scope, s.config.Hosts}
 	return mux{
 		dps: dpshttp.New(dpshttp.Config{
-			Registrar: registrar, Enroller: enroller, Policies: s.store, Secrets: key, Scope: scope,
-			Hosts: s.config.Hosts, PublicURL: "https://" + s.config.Hosts[0] + portSuffix(s.config.Listen),
+			Registrar: registrar, Enroller: enroller, Policies: s.store, Secrets: key, Scopes: scopes,
+			PublicURL: "https://" + s.config.Hosts[0] + portSuffix(s.config.Listen),
 			Addresses: addresses, Devices: limit.New(perDevice), Observe: s.metrics.of("dps"),
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
@@ -128,7 +129,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 		admin: admin.New(admin.Config{
-			Scope: scope, Hosts: s.config.Hosts, Policies: s.store, Decisions: enroller, Links: s.hubs, Lists: enroller, Messages: s.store,
+			Scopes: scopes, Policies: s.store, Decisions: enroller, Links: s.hubs, Lists: enroller, Messages: s.store,
 			Version: version, Ready: s.isReady, Draining: s.draining,
 			Addresses: addresses, Observe: s.metrics.of("admin"),
 			Now: now, Logger: s.logger, Random: rand.Reader,

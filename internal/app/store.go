@@ -24,10 +24,11 @@ type store interface {
 	provision.EnrollmentReader
 	provision.Records
 	provision.Scopes
-	access.Policies
+	access.Keeper
 	hub.Registry
 	hub.Stream
 	PutScope(context.Context, provision.Scope) error
+	ListScopes(context.Context) ([]provision.Scope, error)
 	PutPolicy(context.Context, access.Owner, access.Policy) error
 	Linked(context.Context, device.IDScope) ([]provision.LinkedHub, error)
 	PutLinkedHub(context.Context, device.IDScope, provision.LinkedHub) error

@@ -74,7 +74,7 @@ func (s *Store) Move(ctx context.Context, from hub.Place, host string, id device
 	}
 	return s.transact(ctx, func(ctx context.Context, t *tx) error {
 		left, old := new(record.Home), new(record.Home)
-		first, second := []query{reserve(from), s.lock(from, &left)}, []query{reserve(to), s.lock(to, &old)}
+		first, second := []query{reserve(place(from)), s.lock(from, &left)}, []query{reserve(place(to)), s.lock(to, &old)}
 		if to.Hub < from.Hub || to.Hub == from.Hub && to.ID < from.ID {
 			first, second = second, first // the same order for all, so that nobody waits in a circle
 		}
@@ -98,11 +98,15 @@ func (s *Store) lock(at hub.Place, h **record.Home) query {
 	return query{into(h, s.codec.Home), lockHome, []any{at.Hub, string(at.ID)}}
 }
 
-// reserve keeps other moves from a place, also while nothing is there to lock:
-// two that cross would each find the other's destination empty.
-func reserve(at hub.Place) query {
+// place names a place for reserve: two moves that cross would each find the
+// other's destination empty.
+func place(at hub.Place) string { return at.Hub + "/" + string(at.ID) }
+
+// reserve keeps others who reserve the same from it until the transaction ends,
+// also while nothing is there to lock.
+func reserve(what string) query {
 	h := fnv.New64a()
-	h.Write([]byte(at.Hub + "/" + string(at.ID)))
+	h.Write([]byte(what))
 	return query{func(*record.Row) error { return nil }, "SELECT pg_advisory_xact_lock($1)", []any{int64(h.Sum64())}}
 }
 

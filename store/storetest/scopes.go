@@ -1,6 +1,11 @@
 package storetest
 
 import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/berth-iot/berth/access"
@@ -123,5 +128,77 @@ var policyRules = []rule{
 		none := access.Policy{Name: "nothing"}
 		noError(t, s.PutPolicy(t.Context(), access.HubOwner("hub-1"), none))
 		policies(access.HubOwner("hub-1"), none)
+	}},	{"changed policies are what was decided about those there were", func(t *testing.T, s Store) {
+		owner := access.ScopeOwner(scopeA)
+		one, two, three := filled[access.Policy](), filled[access.Policy](), filled[access.Policy]()
+		one.Name, two.Name, three.Name = "one", "two", "three"
+		change := func(decide func([]access.Policy) ([]access.Policy, error)) error {
+			return s.ChangePolicies(t.Context(), owner, decide)
+		}
+		stored := func(want ...access.Policy) {
+			t.Helper()
+			got, err := s.Policies(t.Context(), owner)
+			noError(t, err)
+			same(t, got, want)
+		}
+		noError(t, change(func(old []access.Policy) ([]access.Policy, error) {
+			same(t, len(old), 0)
+			return []access.Policy{two, one}, nil
+		}))
+		stored(one, two)
+		renamed := one
+		renamed.Name, renamed.Primary, renamed.Secondary = "ONE", one.Secondary, device.SymmetricKey{}
+		noError(t, change(func(old []access.Policy) ([]access.Policy, error) {
+			same(t, old, []access.Policy{one, two})
+			old[1].Name = "scribbled on"
+			return []access.Policy{renamed, three}, nil
+		}))
+		stored(renamed, three)
+		refusal := errs.New(errs.Conflict, 0, "no")
+		if err := change(func([]access.Policy) ([]access.Policy, error) { return nil, refusal }); err != error(refusal) {
+			t.Errorf("decide's error became %v", err)
+		}
+		stored(renamed, three)
+		other, err := s.Policies(t.Context(), access.ScopeOwner(scopeB))
+		noError(t, err)
+		same(t, len(other), 0)
+		noError(t, change(func([]access.Policy) ([]access.Policy, error) { return nil, nil }))
+		stored()
+	}},
+	{"of changes to policies at the same time each sees the others", func(t *testing.T, s Store) {
+		const callers = 8
+		owner := access.ScopeOwner(scopeA)
+		noError(t, s.ChangePolicies(t.Context(), owner, func([]access.Policy) (all []access.Policy, _ error) {
+			for i := range callers {
+				p := filled[access.Policy]()
+				p.Name = fmt.Sprint("p", i)
+				all = append(all, p)
+			}
+			return all, nil
+		}))
+		last := errs.New(errs.Conflict, 0, "it is the last")
+		var removed atomic.Int64
+		var all sync.WaitGroup
+		for i := range callers {
+			all.Go(func() {
+				err := s.ChangePolicies(t.Context(), owner, func(old []access.Policy) ([]access.Policy, error) {
+					if len(old) == 1 {
+						return nil, last
+					}
+					return slices.DeleteFunc(old, func(p access.Policy) bool { return p.Name == fmt.Sprint("p", i) }), nil
+				})
+				if err == nil {
+					removed.Add(1)
+				} else if !errors.Is(err, last) {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		left, err := s.Policies(t.Context(), owner)
+		noError(t, err)
+		if len(left) != 1 || removed.Load() != callers-1 {
+			t.Errorf("%d were removed and %d are left", removed.Load(), len(left))
+		}
 	}},
 }

@@ -27,7 +27,7 @@ type Store interface {
 	Linked(context.Context, device.IDScope) ([]provision.LinkedHub, error)
 	PutLinkedHub(context.Context, device.IDScope, provision.LinkedHub) error
 	DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error
-	access.Policies
+	access.Keeper
 	PutPolicy(context.Context, access.Owner, access.Policy) error
 	hub.Registry
 	hub.Stream

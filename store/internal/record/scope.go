@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/attest"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
@@ -96,19 +95,4 @@ func linkedHub(r *Row) (h provision.LinkedHub, keys []byte, err error) {
 // case.
 func linkPath(scope device.IDScope, host string) []string {
 	return []string{"linked_hub", string(scope), strings.ToLower(host)}
-}
-
-// PolicyKeys seals the two keys of a policy.
-func (c Codec) PolicyKeys(owner access.Owner, p access.Policy) ([]byte, error) {
-	return sealed.Keys(c.Sealer, attest.SymmetricKeys{Primary: p.Primary, Secondary: p.Secondary}, "policy", string(owner), p.Name)
-}
-
-// Policy reads the columns name, rights and keys of a policy of owner.
-func (c Codec) Policy(owner access.Owner) func(*Row) (access.Policy, error) {
-	return func(r *Row) (access.Policy, error) {
-		p := access.Policy{Name: r.Text(), Rights: access.Right(r.Number())}
-		keys, err := sealed.OpenKeys(c.Sealer, r.Blob(), "policy", string(owner), p.Name)
-		p.Primary, p.Secondary = keys.Primary, keys.Secondary
-		return p, err
-	}
 }

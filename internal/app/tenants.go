@@ -1,0 +1,51 @@
+package app
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/provision"
+)
+
+// tenants are the provisioning scopes by their host names. Those of the
+// configuration are the home scope's, whatever else is in the database.
+type tenants struct {
+	store store
+	home  device.IDScope
+	hosts []string // of the configuration
+}
+
+// ScopeOf returns the scope that goes by host, with all its host names.
+func (t tenants) ScopeOf(ctx context.Context, host string) (*provision.Scope, error) {
+	if named(t.hosts, host) {
+		scope, err := t.store.Scope(ctx, t.home)
+		if err != nil {
+			return nil, err
+		}
+		scope.Hosts = append(slices.Clone(t.hosts), scope.Hosts...)
+		return scope, nil
+	}
+	all, err := t.store.ListScopes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, scope := range all {
+		if !named(scope.Hosts, host) {
+			continue
+		}
+		if scope.ID == t.home {
+			scope.Hosts = append(slices.Clone(t.hosts), scope.Hosts...)
+		}
+		return &scope, nil
+	}
+	return nil, errs.New(errs.NotFound, errs.CodeGenericNotFound, "no scope goes by %q", host)
+}
+
+// named reports whether host, without a port, is one of hosts.
+func named(hosts []string, host string) bool {
+	return slices.ContainsFunc(hosts, func(h string) bool { return strings.EqualFold(hub.HostName(h), host) })
+}
