@@ -112,6 +112,10 @@ func TestBodiesAreAsTheServiceWritesThem(t *testing.T) {
 			},
 			EndorsementKeyList: &EKList{Count: 100_000, SHA256: info.SHA256Thumbprint},
 		}}},
+		"ca-certificate.json": CACertificate{Name: "Plant", ETag: entryTag, Properties: CACertificateProperties{
+			Certificate: certificate(t).Raw, Subject: info.SubjectName, Expiry: Date(info.NotAfterUTC), Thumbprint: info.SHA1Thumbprint,
+			SHA256Thumbprint: info.SHA256Thumbprint, VerificationCode: "0123456789ABCDEF0123456789ABCDEF0123456789ABCDEF",
+			Created: Date(at(t, "2023-05-19T23:10:45Z")), Updated: Date(at(t, "2023-05-20T23:10:45Z")), EnrollmentGroups: []string{"line-7"}}},
 		"bulk.json": BulkEnrollmentOperation{Mode: BulkUpdateIfMatchETag, Enrollments: []IndividualEnrollment{
 			{RegistrationID: "dev-1", Attestation: &AttestationMechanism{Type: AttestationSymmetricKey}},
 			{RegistrationID: "dev-2", Attestation: &AttestationMechanism{Type: AttestationSymmetricKey}}}},
