@@ -104,6 +104,7 @@ func tpmGroupOf(body *dpsjson.TPMAttestation) (*attest.TPMGroup, error) {
 	if c := body.EndorsementCertificates; c != nil {
 		g.Roots, g.Intermediates, g.TestRoots = anchorsOf(c.Roots), anchorsOf(c.Intermediates), anchorsOf(c.TestRoots)
 		g.Manufacturers, g.Models = c.Manufacturers, c.Models
+		g.Trusted, g.TrustedTest, g.Vendors = c.TrustStore, c.TestTrustStore, c.Vendors
 		for _, r := range c.Firmware {
 			g.Firmware = append(g.Firmware, attest.FirmwareRule(r))
 		}
@@ -232,7 +233,9 @@ func Attestation(m attest.Mechanism, keys Visibility) (*dpsjson.AttestationMecha
 // themselves.
 func tpmGroupBody(g *attest.TPMGroup) (*dpsjson.TPMAttestation, error) {
 	body := &dpsjson.TPMAttestation{}
-	c := dpsjson.EKCertificates{Manufacturers: g.Manufacturers, Models: g.Models}
+	c := dpsjson.EKCertificates{
+		Manufacturers: g.Manufacturers, Models: g.Models, TrustStore: g.Trusted, TestTrustStore: g.TrustedTest, Vendors: g.Vendors,
+	}
 	for _, slot := range []struct {
 		ders [][]byte
 		body *[]dpsjson.X509Certificate
@@ -248,7 +251,7 @@ func tpmGroupBody(g *attest.TPMGroup) (*dpsjson.TPMAttestation, error) {
 	for _, r := range g.Firmware {
 		c.Firmware = append(c.Firmware, dpsjson.FirmwareRule(r))
 	}
-	if len(c.Roots)+len(c.TestRoots) > 0 {
+	if len(c.Roots)+len(c.TestRoots) > 0 || c.TrustStore || c.TestTrustStore {
 		body.EndorsementCertificates = &c
 	}
 	if g.List != nil {

@@ -66,6 +66,8 @@ func TestTPMGroupsAreDescribedNotShown(t *testing.T) {
 		`{"endorsementKeyList":{"keys":["` + chip.ek + `","` + chip.ek + `"]}}`:      "attestation.tpm.endorsementKeyList.keys: EK list: line 2: the same key as in line 1",
 		`{"endorsementCertificates":{"roots":[` + certificate(bench) + `]}}`:         `attestation.tpm.endorsementCertificates: "CN=swtpm-localca-rootca" is the CA of a software TPM`,
 		`{"endorsementCertificates":{"manufacturers":["IFX"]}}`:                      "attestation.tpm.endorsementCertificates: no root is pinned",
+		`{"endorsementCertificates":{"vendors":["IFX"]}}`:                            "attestation.tpm.endorsementCertificates: no root is pinned, and the trust store does not count; vendors are those of the trust store",
+		`{"endorsementCertificates":{"trustStore":true,"vendors":[""]}}`:             "attestation.tpm.endorsementCertificates.vendors[0]: is empty",
 		`{"endorsementCertificates":{"roots":[{"info":{"sha256Thumbprint":"00"}}]}}`: "attestation.tpm.endorsementCertificates.roots[0]: needs a certificate",
 	} {
 		a := s.want(400, s.service("PUT", "/enrollmentGroups/bad", `{"attestation":{"type":"tpm","tpm":`+body+`}}`))
@@ -76,6 +78,29 @@ func TestTPMGroupsAreDescribedNotShown(t *testing.T) {
 	a := s.want(400, s.service("PUT", "/enrollments/dev-1", `{"attestation":{"type":"tpm","tpm":{"endorsementKeyList":{"keys":["`+chip.ek+`"]}}}}`))
 	if message, _ := a.json["message"].(string); !strings.HasPrefix(message, "attestation.tpm: of an individual enrollment has an endorsementKey") {
 		t.Errorf("an individual enrollment: %s", a.body)
+	}
+}
+
+// A group may go by the trust store alone, and what was answered of it can be
+// written back.
+func TestTPMGroupsReferToTheTrustStore(t *testing.T) {
+	s := newServer(t)
+	for i, certificates := range []string{
+		`{"trustStore":true}`, `{"testTrustStore":true}`, `{"trustStore":true,"testTrustStore":true,"vendors":["Infineon","Intel"]}`,
+		`{"manufacturers":["IFX"],"trustStore":true}`,
+	} {
+		path, want := fmt.Sprint("/enrollmentGroups/reel-", i), `"tpm":{"endorsementCertificates":` + certificates + `}`
+		created := s.want(200, s.service("PUT", path, `{"attestation":{"type":"tpm",`+want+`}}`))
+		kept := s.want(200, s.service("PUT", path, created.body))
+		for name, body := range map[string]string{"put": created.body, "put back": kept.body, "get": s.want(200, s.service("GET", path, "")).body} {
+			if !strings.Contains(body, want) {
+				t.Errorf("%s: no %s in %s", name, want, body)
+			}
+		}
+	}
+	neither := s.want(400, s.service("PUT", "/enrollmentGroups/reel", `{"attestation":{"type":"tpm","tpm":{"endorsementCertificates":{"trustStore":false}}}}`))
+	if !strings.Contains(neither.body, "must have endorsementCertificates") {
+		t.Error(neither.body)
 	}
 }
 

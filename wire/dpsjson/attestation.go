@@ -99,6 +99,10 @@ type EKCertificates struct {
 	Manufacturers []string          `json:"manufacturers,omitempty"` // "INTC" or "id:494E5443"; none means any
 	Models        []string          `json:"models,omitempty"`        // none means any
 	Firmware      []FirmwareRule    `json:"firmware,omitempty"`
+
+	TrustStore     bool     `json:"trustStore,omitempty"`     // the vendors' certificates in the scope's trust store count, too
+	TestTrustStore bool     `json:"testTrustStore,omitempty"` // those of software TPMs in it do
+	Vendors        []string `json:"vendors,omitempty"`        // whose roots of the trust store count; none means all
 }
 
 func (c *EKCertificates) validate() error {

@@ -108,7 +108,8 @@ func TestBodiesAreAsTheServiceWritesThem(t *testing.T) {
 			EndorsementCertificates: &EKCertificates{
 				Roots: []X509Certificate{{Info: &info}}, TestRoots: []X509Certificate{{Info: &info}},
 				Manufacturers: []string{"INTC", "id:49465800"}, Models: []string{"SLB9670"},
-				Firmware: []FirmwareRule{{Manufacturer: "IFX", Model: "SLB9670", Oldest: "id:00070055"}, {Manufacturer: "INTC", Oldest: "id:02"}},
+				Firmware:   []FirmwareRule{{Manufacturer: "IFX", Model: "SLB9670", Oldest: "id:00070055"}, {Manufacturer: "INTC", Oldest: "id:02"}},
+				TrustStore: true, TestTrustStore: true, Vendors: []string{"Infineon", "Intel"},
 			},
 			EndorsementKeyList: &EKList{Count: 100_000, SHA256: info.SHA256Thumbprint},
 		}}},

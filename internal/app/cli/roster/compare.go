@@ -106,7 +106,8 @@ func sameEKCertificates(want, have *dpsjson.EKCertificates) bool {
 	}
 	return same(want.Roots, have.Roots) && same(want.Intermediates, have.Intermediates) && same(want.TestRoots, have.TestRoots) &&
 		slices.Equal(want.Manufacturers, have.Manufacturers) && slices.Equal(want.Models, have.Models) &&
-		slices.Equal(want.Firmware, have.Firmware)
+		slices.Equal(want.Firmware, have.Firmware) &&
+		want.TrustStore == have.TrustStore && want.TestTrustStore == have.TestTrustStore && slices.Equal(want.Vendors, have.Vendors)
 }
 
 func sameEKList(want, have *dpsjson.EKList) bool {
