@@ -1,7 +1,7 @@
 // Package admin is Berth's own REST API, for operators and the berth command:
 // why a device was refused, which hubs are linked to the provisioning scope,
-// which TPMs a group lists, and what devices sent. Beside it are the probes of an
-// orchestrator.
+// which TPMs a group lists, which CA certificates groups may name, and what
+// devices sent. Beside it are the probes of an orchestrator.
 //
 // openapi.json describes it. Except for that and the probes, a request carries a
 // SAS token of a shared access policy of the scope that its Host header names,
@@ -18,6 +18,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/berth-iot/berth/access"
@@ -61,10 +62,11 @@ type Config struct {
 	Scopes   Scopes // the one that a request's Host header names is administered
 	Policies access.Policies
 
-	Decisions Explainer
-	Links     Links
-	Lists     Lists
-	Messages  Messages
+	Decisions    Explainer
+	Links        Links
+	Lists        Lists
+	Certificates Certificates
+	Messages     Messages
 
 	Version string // of this program
 	// Ready returns an error while requests cannot be served.
@@ -99,7 +101,7 @@ type front struct{ Config }
 
 // routes are the operations, each of which openapi.json describes.
 func (f front) routes() []rest.Route {
-	return []rest.Route{
+	return slices.Concat(f.certificateRoutes(), []rest.Route{
 		{Method: http.MethodGet, Pattern: "/healthz", Serve: f.health},
 		{Method: http.MethodGet, Pattern: "/readyz", Serve: f.ready},
 		{Method: http.MethodGet, Pattern: "/berth/v1/openapi.json", Serve: f.openapi},
@@ -110,7 +112,7 @@ func (f front) routes() []rest.Route {
 		{Method: http.MethodDelete, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.unlink)},
 		{Method: http.MethodPut, Pattern: "/berth/v1/enrollmentGroups/{id}/endorsementKeys", Serve: f.holder(access.EnrollmentWrite, f.putList)},
 		{Method: http.MethodGet, Pattern: "/berth/v1/hubs/{host}/messages", Serve: f.operator(f.messages)},
-	}
+	})
 }
 
 // A call is one of somebody who proved to hold the key of a policy of the scope

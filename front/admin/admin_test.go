@@ -78,7 +78,7 @@ func start(t *testing.T) *server {
 	s.Server = httptest.NewServer(documented(t, New(Config{
 		Scopes: scopes{store}, Policies: store,
 		Decisions: s.enroller,
-		Links:     store, Lists: s.enroller, Messages: store, Version: "1.2.3",
+		Links:     store, Lists: s.enroller, Certificates: s.enroller, Messages: store, Version: "1.2.3",
 		Ready:    func(context.Context) error { return s.ready },
 		Draining: draining,
 		Logger:   slog.New(slog.DiscardHandler), Random: rand.Reader, Now: time.Now,

@@ -54,11 +54,7 @@ func (f front) putList(w http.ResponseWriter, r call) error {
 	if err != nil {
 		return invalid("%s", err)
 	}
-	var match provision.Precondition
-	if ifMatch := r.Header.Get("If-Match"); ifMatch != "" {
-		match = func(token string) bool { return dpsjson.MatchETag(ifMatch, dpsjson.EncodeETag(token)) }
-	}
-	group, err := f.Lists.PutEndorsementKeys(r.Context(), r.caller, r.scope.ID, r.PathValue("id"), list, match)
+	group, err := f.Lists.PutEndorsementKeys(r.Context(), r.caller, r.scope.ID, r.PathValue("id"), list, precondition(r))
 	if err != nil {
 		return err
 	}
