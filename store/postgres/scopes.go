@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/store/internal/record"
@@ -52,6 +53,51 @@ func (s *Store) Scope(ctx context.Context, id device.IDScope) (*provision.Scope,
 // ListScopes returns every provisioning tenant, ordered by ID.
 func (s *Store) ListScopes(ctx context.Context) ([]provision.Scope, error) {
 	return list(ctx, s, record.Scope, selectScopes)
+}
+
+// DeleteScope removes a provisioning tenant with its policies, CA certificates
+// and trust store. It returns an error of kind errs.NotFound when there is none,
+// and of kind errs.Conflict while it has enrollments, registration records or
+// linked hubs.
+func (s *Store) DeleteScope(ctx context.Context, id device.IDScope) error {
+	return s.transact(ctx, func(ctx context.Context, t *tx) error {
+		t.then(func() {
+			s.scopes.Forget(id)
+			s.certificates.Forget(id)
+			s.trust.Forget(id)
+		})
+		var exists, used bool
+		var contents string
+		// Whoever puts something into the scope waits for the lock.
+		reads := []query{
+			{func(*record.Row) error { exists = true; return nil }, "SELECT id FROM scope WHERE id = $1 FOR UPDATE", []any{string(id)}},
+			reserve("policies of " + string(access.ScopeOwner(id))),
+		}
+		for _, c := range record.ScopeContents {
+			reads = append(reads, query{func(r *record.Row) error {
+				if r.Flag() && !used {
+					used, contents = true, c.Name
+				}
+				return nil
+			}, "SELECT EXISTS (SELECT 1 FROM " + c.Table + " WHERE scope = $1)", []any{string(id)}})
+		}
+		if err := t.read(ctx, reads...); err != nil {
+			return err
+		}
+		switch {
+		case !exists:
+			return record.NoScope()
+		case used:
+			return record.ScopeInUse(contents)
+		}
+		t.write("DELETE FROM policy WHERE owner = $1", string(access.ScopeOwner(id)))
+		for _, table := range record.ScopeProperty {
+			t.write("DELETE FROM "+table+" WHERE scope = $1", string(id))
+		}
+		t.write("DELETE FROM scope WHERE id = $1", string(id))
+		t.changed()
+		return nil
+	})
 }
 
 // PutLinkedHub links a hub to scope or changes its link. It returns an error of

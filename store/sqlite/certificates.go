@@ -23,7 +23,7 @@ func (s *Store) CACertificate(ctx context.Context, scope device.IDScope, name st
 
 // CACertificates implements enroll.CACertificates and provision.EnrollmentReader.
 func (s *Store) CACertificates(ctx context.Context, scope device.IDScope) ([]*enroll.CACertificate, error) {
-	return s.certificates.Get(ctx, scope, func(ctx context.Context) ([]*enroll.CACertificate, error) {
+	return cached(ctx, s, &s.certificates, scope, func(ctx context.Context) ([]*enroll.CACertificate, error) {
 		return list(ctx, s, record.CACertificate, selectCACertificates, string(scope))
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/store/internal/record"
@@ -48,6 +49,45 @@ func (s *Store) Scope(ctx context.Context, id device.IDScope) (*provision.Scope,
 // ListScopes returns every provisioning tenant, ordered by ID.
 func (s *Store) ListScopes(ctx context.Context) ([]provision.Scope, error) {
 	return list(ctx, s, record.Scope, selectScopes)
+}
+
+// DeleteScope removes a provisioning tenant with its policies, CA certificates
+// and trust store. It returns an error of kind errs.NotFound when there is none,
+// and of kind errs.Conflict while it has enrollments, registration records or
+// linked hubs.
+func (s *Store) DeleteScope(ctx context.Context, id device.IDScope) error {
+	return s.write(ctx, func(t *tx) error {
+		t.then(func() {
+			s.scopes.Forget(id)
+			s.certificates.Forget(id)
+			s.trust.Forget(id)
+		})
+		n, err := t.number("SELECT count(*) FROM scope WHERE id = ?", string(id))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return record.NoScope()
+		}
+		for _, c := range record.ScopeContents {
+			n, err := t.number("SELECT EXISTS (SELECT 1 FROM "+c.Table+" WHERE scope = ?)", string(id))
+			if err != nil {
+				return err
+			}
+			if n != 0 {
+				return record.ScopeInUse(c.Name)
+			}
+		}
+		if err := t.exec("DELETE FROM policy WHERE owner = ?", string(access.ScopeOwner(id))); err != nil {
+			return err
+		}
+		for _, table := range record.ScopeProperty {
+			if err := t.exec("DELETE FROM "+table+" WHERE scope = ?", string(id)); err != nil {
+				return err
+			}
+		}
+		return t.exec("DELETE FROM scope WHERE id = ?", string(id))
+	})
 }
 
 // PutLinkedHub links a hub to scope or changes its link. It returns an error of

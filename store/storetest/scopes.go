@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/attest/ekcert"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/errs"
@@ -63,6 +64,79 @@ var scopeRules = []rule{
 			first, {ID: scopeA, Allocation: enroll.Hashed, SharedKeys: provision.WarnOfSharedKeys},
 			{ID: scopeB, Allocation: enroll.Hashed, SharedKeys: provision.WarnOfSharedKeys},
 		})
+	}},
+	{"a scope is removed when it is empty, and takes what is its own with it", func(t *testing.T, s Store) {
+		ctx, policy := t.Context(), filled[access.Policy]()
+		isKind(t, s.DeleteScope(ctx, nowhere), errs.NotFound)
+		full := []struct{ put, remove func() error }{
+			{func() error { return putEntry(ctx, s, entry(scopeA, enroll.Individual, "pump-7")) },
+				func() error { return deleteEntry(ctx, s, entry(scopeA, enroll.Individual, "pump-7")) }},
+			{func() error { return putEntry(ctx, s, entry(scopeA, enroll.Group, "line-1")) },
+				func() error { return deleteEntry(ctx, s, entry(scopeA, enroll.Group, "line-1")) }},
+			{func() error { return putRegistration(ctx, s, registration(scopeA, "pump-7", "")) },
+				func() error {
+					return s.ChangeRegistration(ctx, scopeA, "pump-7", func(*provision.Registration) (*provision.Registration, error) { return nil, nil })
+				}},
+			{func() error { return s.PutLinkedHub(ctx, scopeA, provision.LinkedHub{Host: "hub-1"}) },
+				func() error { return s.DeleteLinkedHub(ctx, scopeA, "hub-1") }},
+		}
+		for _, owner := range []access.Owner{access.ScopeOwner(scopeA), access.ScopeOwner(scopeB)} {
+			noError(t, s.PutPolicy(ctx, owner, policy))
+		}
+		noError(t, putCACertificate(ctx, s, caCertificate(scopeA, "plant")))
+		changeTrust(t, s, scopeA, trustChange([]ekcert.TrustAnchor{trustAnchor("one")}))
+		for _, c := range full {
+			noError(t, c.put())
+			isKind(t, s.DeleteScope(ctx, scopeA), errs.Conflict)
+			_, err := s.Scope(ctx, scopeA)
+			noError(t, err)
+			policies, err := s.Policies(ctx, access.ScopeOwner(scopeA))
+			noError(t, err)
+			same(t, len(policies), 1)
+			noError(t, c.remove())
+		}
+		noError(t, s.DeleteScope(ctx, scopeA))
+		_, err := s.Scope(ctx, scopeA)
+		isKind(t, err, errs.NotFound)
+		isKind(t, s.DeleteScope(ctx, scopeA), errs.NotFound)
+		isKind(t, putEntry(ctx, s, entry(scopeA, enroll.Individual, "pump-7")), errs.NotFound)
+		scopes, err := s.ListScopes(ctx)
+		noError(t, err)
+		same(t, len(scopes), 1)
+
+		noError(t, s.PutScope(ctx, provision.Scope{ID: scopeA})) // another one of that name
+		for owner, want := range map[access.Owner]int{access.ScopeOwner(scopeA): 0, access.ScopeOwner(scopeB): 1} {
+			policies, err := s.Policies(ctx, owner)
+			noError(t, err)
+			same(t, len(policies), want)
+		}
+		authorities, err := s.CACertificates(ctx, scopeA)
+		noError(t, err)
+		same(t, len(authorities), 0)
+		sameTrust(t, s, scopeA, 0)
+	}},
+	{"nothing comes into a scope while it is removed", func(t *testing.T, s Store) {
+		var removed atomic.Bool
+		race(9, func(i int) error {
+			if i == 4 {
+				err := s.DeleteScope(t.Context(), scopeA)
+				removed.Store(err == nil)
+				if err != nil {
+					isKind(t, err, errs.Conflict)
+				}
+				return err
+			}
+			err := putEntry(t.Context(), s, entry(scopeA, enroll.Individual, fmt.Sprint("pump-", i)))
+			if err != nil {
+				isKind(t, err, errs.NotFound)
+			}
+			return err
+		})
+		left, err := s.Entries(t.Context(), scopeA, enroll.Individual, "", 10)
+		noError(t, err)
+		_, err = s.Scope(t.Context(), scopeA)
+		same(t, errs.KindOf(err) == errs.NotFound, removed.Load())
+		same(t, len(left) == 0, removed.Load())
 	}},
 	{"linked hubs are what was put last, by host, one list a scope", func(t *testing.T, s Store) {
 		linked := func(scope device.IDScope, want ...provision.LinkedHub) {

@@ -24,6 +24,7 @@ type Store interface {
 	provision.TrustStore
 	PutScope(context.Context, provision.Scope) error
 	ListScopes(context.Context) ([]provision.Scope, error)
+	DeleteScope(context.Context, device.IDScope) error
 	Linked(context.Context, device.IDScope) ([]provision.LinkedHub, error)
 	PutLinkedHub(context.Context, device.IDScope, provision.LinkedHub) error
 	DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error

@@ -23,6 +23,12 @@ func NoScope() *errs.Error {
 	return errs.New(errs.NotFound, errs.CodeGenericNotFound, "ID scope not found.")
 }
 
+// ScopeInUse is the error for a scope that cannot be removed because of what is
+// in it.
+func ScopeInUse(what string) *errs.Error {
+	return errs.New(errs.Conflict, errs.CodeConflict, "The ID scope still has %s; remove them first.", what)
+}
+
 // NotLinked is the error for a hub that is not linked to the scope.
 func NotLinked(host string) *errs.Error {
 	return errs.New(errs.NotFound, errs.CodeHubNotFound, "%s is not linked.", host)

@@ -38,6 +38,15 @@ func Scope(r *Row) (s provision.Scope, err error) {
 	return s, nil
 }
 
+// ScopeProperty are the tables of what goes with its scope, besides policies.
+var ScopeProperty = []string{"ca_certificate", "trust_anchor", "trust_version", "endorsement_key_list", "symmetric_key_use"}
+
+// ScopeContents are the tables of what must be gone before its scope can be
+// removed, and what they are called.
+var ScopeContents = []struct{ Table, Name string }{
+	{"enrollment", "enrollments"}, {"registration", "registration records"}, {"linked_hub", "linked hubs"},
+}
+
 // LinkedHubColumns are in the order in which LinkedHub, after the scope, and
 // LinkedHubValues go through them. The first two are the key.
 const LinkedHubColumns = "scope, " + LinkedHubMembers
