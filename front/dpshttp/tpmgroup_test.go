@@ -89,7 +89,7 @@ func TestTPMGroupsReferToTheTrustStore(t *testing.T) {
 		`{"trustStore":true}`, `{"testTrustStore":true}`, `{"trustStore":true,"testTrustStore":true,"vendors":["Infineon","Intel"]}`,
 		`{"manufacturers":["IFX"],"trustStore":true}`,
 	} {
-		path, want := fmt.Sprint("/enrollmentGroups/reel-", i), `"tpm":{"endorsementCertificates":` + certificates + `}`
+		path, want := fmt.Sprint("/enrollmentGroups/reel-", i), `"tpm":{"endorsementCertificates":`+certificates+`}`
 		created := s.want(200, s.service("PUT", path, `{"attestation":{"type":"tpm",`+want+`}}`))
 		kept := s.want(200, s.service("PUT", path, created.body))
 		for name, body := range map[string]string{"put": created.body, "put back": kept.body, "get": s.want(200, s.service("GET", path, "")).body} {
