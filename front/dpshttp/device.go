@@ -11,7 +11,6 @@ import (
 	"github.com/berth-iot/berth/front/internal/rest"
 	"github.com/berth-iot/berth/limit"
 	"github.com/berth-iot/berth/provision"
-	"github.com/berth-iot/berth/wire/dpsjson"
 )
 
 func (f front) deviceRoutes() []rest.Route {
@@ -121,24 +120,6 @@ func (f front) deviceRequestWithBody(w http.ResponseWriter, r *rest.Request) (pr
 	if err != nil {
 		return provision.Request{}, err
 	}
-	body, err := dpsjson.DecodeDeviceRegistration(b)
-	if err != nil {
-		return provision.Request{}, invalid(err.Error())
-	}
-	switch {
-	case body.RegistrationID != "" && !strings.EqualFold(body.RegistrationID, request.ID):
-		return provision.Request{}, invalid("registrationId: not the one in the path")
-	case body.CSR != nil:
-		// One client knows this sentence, and then registers without a CSR.
-		return provision.Request{}, invalid("Device sent CSR but it is not configured in the service.")
-	}
-	if body.TPM != nil {
-		request.Credential.TPM = &attest.TPM{
-			EndorsementKey: body.TPM.EndorsementKey,
-			StorageRootKey: body.TPM.StorageRootKey,
-		}
-	}
-	request.Credential.EKCertificate, request.Credential.EKChain = body.ShownCertificate()
-	request.Payload = body.Payload
-	return request, nil
+	err = dps.ReadBody(&request, b)
+	return request, err
 }
