@@ -4,7 +4,7 @@
 #   make demo      a device with a software TPM, from nothing to its hub
 #   make test      all tests with the race detector, then every fuzz target
 #   make interop   unmodified device and service SDKs against a real server
-#   make bench     the measurements
+#   make bench     the measurements, and bench-quick a few of them in less than a minute
 #   make lint      formatting, layers, vet, staticcheck, shell scripts
 #   make build     bin/berth
 
@@ -17,7 +17,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo ok),ok)
 export GOFLAGS += -buildvcs=false
 endif
 
-.PHONY: build demo test interop bench lint clean
+.PHONY: build demo test interop bench bench-quick lint clean
 
 build:
 	scripts/need =ca-certificates
@@ -37,8 +37,17 @@ interop:
 	interop/run
 
 bench:
-	scripts/need =ca-certificates swtpm
-	go run ./bench
+	scripts/need =ca-certificates =postgresql
+	go run ./bench -json bench.json
+
+# The main kinds of device, for a rough idea: five rounds if there is time.
+bench-quick:
+	scripts/need =ca-certificates =postgresql
+	@began=$$(date +%s); \
+	go run ./bench -json bench.json -n 100 -rounds 5 -within 30s -imports 1000 \
+		-servers sqlite:1000,sqlite:20000,postgres:1000 \
+		-only symmetric_key,symmetric_key_individual,tpm,x509_group,x509_individual && \
+	echo && echo "It took $$(($$(date +%s) - began)) s with the building."
 
 lint:
 	scripts/need =ca-certificates

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/berth-iot/berth/internal/app"
@@ -25,16 +26,15 @@ const patience = 30 * time.Second
 // Its arguments are the data directory of a Berth server, whose certificates it
 // uses, and the key of what is to be served:
 //
-//	bare         accept, handshake, one byte, close
-//	bare_mutual  the same, asking for a client certificate as Berth does
-//	bare_https   one HTTP request, with an answer that is always the same
+//	bare        accept, handshake, one byte, and wait until the client hangs up
+//	bare_https  one HTTP request, with an answer that is always the same
 const bareRole = "serve-bare"
 
 func serveBare(ctx context.Context, args []string, in io.Reader, out, log io.Writer) error {
 	if len(args) != 2 {
 		return errors.New(bareRole + " takes a directory and a key")
 	}
-	config, err := bareTLS(args[0], args[1])
+	config, err := bareTLS(args[0])
 	if err != nil {
 		return err
 	}
@@ -103,50 +103,44 @@ func handshake(conn net.Conn, config *tls.Config) error {
 	c := tls.Server(conn, config)
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(patience))
-	_, err := c.Write([]byte{0}) // after the handshake
+	if _, err := c.Write([]byte{0}); err != nil { // after the handshake
+		return err
+	}
+	_, err := io.Copy(io.Discard, c)
 	return err
 }
 
-// bareTLS is what Berth itself makes of its configuration. Only the handshake
-// that is to be bare of everything asks for no client certificate.
-func bareTLS(data, key string) (*tls.Config, error) {
+// bareTLS is what Berth itself makes of its configuration.
+func bareTLS(data string) (*tls.Config, error) {
 	config, err := app.LoadConfig(data)
 	if err != nil {
 		return nil, err
 	}
-	t := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
-	if key != bare {
-		t.ClientAuth = tls.RequestClientCert
-	}
-	for _, f := range config.TLS.Certificates {
-		pair, err := tls.LoadX509KeyPair(filepath.Join(data, f.Certificate), filepath.Join(data, f.Key))
-		if err != nil {
-			return nil, err
-		}
-		t.Certificates = append(t.Certificates, pair)
-	}
-	return t, nil
+	return app.ListenerTLS(config)
 }
 
-// startBare runs a child in the bareRole and returns its address.
-func startBare(ctx context.Context, s *server, key string) (*process, string, error) {
+// startBare runs a child in the bareRole, with the certificate of the first
+// server.
+func (b *bencher) startBare(ctx context.Context, key string) (*place, error) {
 	program, err := os.Executable()
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
+	first := b.places[0]
+	at := &place{name: key, roots: first.roots}
 	r, w := io.Pipe()
-	p, err := start(ctx, filepath.Join(s.dir, key+".log"), w, program, bareRole, s.data, key)
-	if err != nil {
-		return nil, "", err
+	if at.process, err = start(ctx, filepath.Join(b.dir, key+".log"), w, program, bareRole, first.data, key); err != nil {
+		return nil, err
 	}
 	go func() {
-		<-p.done
+		<-at.done
 		w.Close()
 	}()
 	address, err := bufio.NewReader(r).ReadString('\n')
 	if err != nil {
-		p.stop()
-		return nil, "", p.failure()
+		at.stop()
+		return nil, at.failure()
 	}
-	return p, address[:len(address)-1], nil
+	at.address = strings.TrimSpace(address)
+	return at, nil
 }

@@ -21,19 +21,23 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A whole run, only short: with every kind of device, real processes and a
-// profiled server.
+// A whole run, only short: with every kind of device, real processes, both
+// engines and profiled servers.
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
 	results := filepath.Join(dir, "bench.json")
 	var out, log bytes.Buffer
-	args := []string{"-n", "4", "-rounds", "2", "-concurrency", "2", "-json", results, "-profile", filepath.Join(dir, "profiles")}
+	args := []string{"-n", "4", "-rounds", "2", "-concurrency", "2", "-servers", "sqlite:20,sqlite:100,postgres:100,postgres:20", "-imports", "15",
+		"-json", results, "-profile", filepath.Join(dir, "profiles")}
 	if status := run(t.Context(), args, nil, &out, &log); status != 0 {
 		t.Fatalf("status %d\n%s", status, log.String())
 	}
-	for _, want := range []string{"bare handshake", "symmetric key, group", "TPM, one connection", "X.509 group", "resident memory"} {
+	for _, want := range []string{
+		"bare handshake, resumed", "SQLite, 20 enrollments", "PostgreSQL, 100 enrollments", "symmetric key, group", "TPM, one connection",
+		"X.509 group", "As enrollments grow", "RSS", "berth enrollment import",
+	} {
 		if !strings.Contains(out.String(), want) {
-			t.Errorf("the table has no %q:\n%s", want, out.String())
+			t.Errorf("the tables have no %q:\n%s", want, out.String())
 		}
 	}
 	text, err := os.ReadFile(results)
@@ -45,17 +49,24 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{
-		"cpu_ratio.symmetric_key", "cpu_ratio.symmetric_key_individual", "cpu_ratio.tpm", "cpu_ratio.tpm_two_connections",
-		"cpu_ratio.x509_group", "cpu_ratio.bare_https", "provisionings_per_second.tpm", "handshakes_per_second.bare", "cpu_ms.bare_mutual",
-		"p50_ms.x509_group", "p99_ms.x509_group", "enrollments", "resident_mib.peak",
+		"enrollments", "cpu_ratio.symmetric_key", "cpu_ratio.symmetric_key_individual", "cpu_ratio.tpm", "cpu_ratio.tpm_two_connections",
+		"cpu_ratio.x509_group", "cpu_ratio.x509_individual", "cpu_ratio.symmetric_key_resumed", "provisionings_per_second.tpm",
+		"handshakes_per_second.bare", "handshake_cpu_ms.bare_mutual", "p50_ms.x509_group", "p99_ms.x509_group", "bytes_to_device.tpm",
+		"resident_mib.peak", "bars.tpm.bar", "throughput_growth.postgres.tpm.found", "import_rows_per_second.sqlite.bulk",
+		"import_rows_per_second.postgres.command", "machine.cpus", "seconds",
 	} {
-		if n, ok := values[key].(float64); !ok || n <= 0 {
-			t.Errorf("%s is %v", key, values[key])
+		var found any = values
+		for member := range strings.SplitSeq(key, ".") {
+			inside, _ := found.(map[string]any)
+			found = inside[member]
+		}
+		if n, ok := found.(float64); !ok || n <= 0 {
+			t.Errorf("%s is %v", key, found)
 		}
 	}
-	profiles, err := filepath.Glob(filepath.Join(dir, "profiles", "tpm-*.prof"))
-	if err != nil || len(profiles) != 3 {
-		t.Errorf("profiles of three rounds: %v, %v", profiles, err)
+	profiles, err := filepath.Glob(filepath.Join(dir, "profiles", "*", "tpm-*.prof"))
+	if err != nil || len(profiles) != 4*2*3 {
+		t.Errorf("profiles of four servers, two calls and three rounds: %v, %v", profiles, err)
 	}
 }
 
@@ -91,7 +102,10 @@ func TestSoftTPM(t *testing.T) {
 }
 
 func TestCommandLine(t *testing.T) {
-	for _, args := range [][]string{{"-n", "0"}, {"-rounds", "-1"}, {"-only", "tpm", "x"}, {"-what"}} {
+	for _, args := range [][]string{
+		{"-n", "0"}, {"-rounds", "-1"}, {"-only", "tpm", "x"}, {"-only", "tmp"}, {"-servers", "oracle:2000"}, {"-servers", "sqlite:1e6"},
+		{"-n", "300", "-servers", "sqlite:1000"}, {"-what"},
+	} {
 		var log bytes.Buffer
 		if status := run(t.Context(), args, nil, nil, &log); status != 2 || log.Len() == 0 {
 			t.Errorf("%v: status %d, said %q", args, status, log.String())

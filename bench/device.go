@@ -21,35 +21,63 @@ import (
 	"github.com/berth-iot/berth/wire/sas"
 )
 
-// dial makes a new TLS 1.3 connection to address. It offers the key exchanges
-// that device TLS stacks offer, X25519 and P-256: the hybrid with ML-KEM that
-// Go prefers would make every handshake dearer, and provisioning look cheap
-// beside it. Nothing remembers sessions, so none is resumed.
-func (s *server) dial(ctx context.Context, address string, certificate *tls.Certificate) (*tls.Conn, error) {
+// A visitor is a device as TLS sees it.
+type visitor struct {
+	certificate *tls.Certificate       // or nil
+	sessions    tls.ClientSessionCache // or nil for who forgets them
+	resumes     bool                   // whether there is one, and it must be resumed
+}
+
+// dial makes a new TLS 1.3 connection. It offers the key exchanges that device
+// TLS stacks offer, X25519 and P-256: the hybrid with ML-KEM that Go prefers
+// would make every handshake dearer, and provisioning look cheap beside it.
+func (p *place) dial(ctx context.Context, v visitor) (*tls.Conn, error) {
 	config := &tls.Config{
-		ServerName: host, RootCAs: s.roots, MinVersion: tls.VersionTLS13,
+		ServerName: host, RootCAs: p.roots, MinVersion: tls.VersionTLS13, ClientSessionCache: v.sessions,
 		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256}, NextProtos: []string{"http/1.1"},
 	}
-	if certificate != nil {
-		config.Certificates = []tls.Certificate{*certificate}
+	if v.certificate != nil {
+		config.Certificates = []tls.Certificate{*v.certificate}
 	}
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", address)
+	conn, err := d.DialContext(ctx, "tcp", p.address)
 	if err != nil {
 		return nil, err
 	}
-	c := tls.Client(conn, config)
+	c := tls.Client(&metered{conn, p}, config)
 	c.SetDeadline(time.Now().Add(patience))
-	if err := c.HandshakeContext(ctx); err != nil {
+	err = c.HandshakeContext(ctx)
+	if resumed := c.ConnectionState().DidResume; err == nil && resumed != v.resumes {
+		err = fmt.Errorf("a session was resumed: %t, not %t", resumed, v.resumes)
+	}
+	if err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
+// A metered connection counts the bytes to and from a place.
+type metered struct {
+	net.Conn
+	place *place
+}
+
+func (m *metered) Read(b []byte) (int, error) {
+	n, err := m.Conn.Read(b)
+	m.place.received.Add(int64(n))
+	return n, err
+}
+
+func (m *metered) Write(b []byte) (int, error) {
+	n, err := m.Conn.Write(b)
+	m.place.sent.Add(int64(n))
+	return n, err
+}
+
 // shake is one visit to a server of bare handshakes.
-func (s *server) shake(ctx context.Context, address string, certificate *tls.Certificate) error {
-	c, err := s.dial(ctx, address, certificate)
+func (p *place) shake(ctx context.Context, v visitor) error {
+	c, err := p.dial(ctx, v)
 	if err != nil {
 		return err
 	}
@@ -60,8 +88,8 @@ func (s *server) shake(ctx context.Context, address string, certificate *tls.Cer
 
 // request is one visit to the server that always says the same, with a request
 // like that of a device.
-func (s *server) request(ctx context.Context, address string) error {
-	c, err := s.call(ctx, address, "device", nil)
+func (p *place) request(ctx context.Context) error {
+	c, err := p.call(ctx, "0ne00000000", "device", visitor{})
 	if err != nil {
 		return err
 	}
@@ -70,20 +98,21 @@ func (s *server) request(ctx context.Context, address string) error {
 	return c.register(c.token(make([]byte, 32)), nil, http.StatusAccepted, &operation)
 }
 
-// A caller is a device on a connection to the server.
+// A caller is a device on a connection.
 type caller struct {
-	*server
-	id   string
-	conn *tls.Conn
-	in   *bufio.Reader
+	*place
+	scope string
+	id    string
+	conn  *tls.Conn
+	in    *bufio.Reader
 }
 
-func (s *server) call(ctx context.Context, address, id string, certificate *tls.Certificate) (*caller, error) {
-	conn, err := s.dial(ctx, address, certificate)
+func (p *place) call(ctx context.Context, scope, id string, v visitor) (*caller, error) {
+	conn, err := p.dial(ctx, v)
 	if err != nil {
 		return nil, err
 	}
-	return &caller{s, id, conn, bufio.NewReader(conn)}, nil
+	return &caller{p, scope, id, conn, bufio.NewReader(conn)}, nil
 }
 
 func (c *caller) close() { c.conn.Close() }
@@ -144,8 +173,8 @@ func (c *caller) token(key []byte) string {
 
 // provisionWithKey is the whole life of a symmetric key device as the server
 // sees it.
-func (s *server) provisionWithKey(ctx context.Context, id string, key device.SymmetricKey) error {
-	c, err := s.call(ctx, s.address, id, nil)
+func (s *server) provisionWithKey(ctx context.Context, id string, key device.SymmetricKey, v visitor) error {
+	c, err := s.call(ctx, s.scope, id, v)
 	if err != nil {
 		return err
 	}
@@ -155,8 +184,8 @@ func (s *server) provisionWithKey(ctx context.Context, id string, key device.Sym
 }
 
 // provisionWithCertificate is that of an X.509 device.
-func (s *server) provisionWithCertificate(ctx context.Context, id string, leaf *pki.Leaf) error {
-	c, err := s.call(ctx, s.address, id, presented(leaf))
+func (s *server) provisionWithCertificate(ctx context.Context, id string, v visitor) error {
+	c, err := s.call(ctx, s.scope, id, v)
 	if err != nil {
 		return err
 	}
@@ -191,7 +220,7 @@ func (d *tpmDevice) keys() *dpsjson.TPMKeys {
 // challenge is the device's first call. The connection stays open unless hangUp
 // is set.
 func (s *server) challenge(ctx context.Context, id string, t *softTPM, hangUp bool) (*tpmDevice, error) {
-	c, err := s.call(ctx, s.address, id, nil)
+	c, err := s.call(ctx, s.scope, id, visitor{})
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +243,7 @@ func (d *tpmDevice) solve() (err error) {
 // answer is the device's second call, on a new connection if it hung up.
 func (d *tpmDevice) answer(ctx context.Context, hungUp bool) (err error) {
 	if hungUp {
-		if d.caller, err = d.call(ctx, d.address, d.id, nil); err != nil {
+		if d.caller, err = d.call(ctx, d.scope, d.id, visitor{}); err != nil {
 			return err
 		}
 	}

@@ -1,10 +1,12 @@
 // Command bench measures what it costs the server to provision a device, and
-// holds that against a bare TLS handshake in the same run. Server and load are
-// separate processes; the server is cmd/berth as it is, with the configuration
-// that "berth init" writes. Linux only: it reads the kernel's accounts in /proc.
+// holds that against a bare TLS handshake in the same run: on each engine, with
+// few enrollments and with many. Servers and load are separate processes; a
+// server is cmd/berth as it is. Linux only: it reads the kernel's accounts in
+// /proc.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -12,9 +14,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -59,72 +64,185 @@ type options struct {
 	n           int
 	rounds      int
 	concurrency int
-	only        string
+	servers     []spec
+	within      time.Duration
+	imports     int
+	only        []string
 	json        string
 	profile     string
 }
+
+// A spec is one server to measure: its engine, and how many enrollments it has.
+type spec struct {
+	engine string
+	size   int
+}
+
+func (s spec) String() string {
+	return fmt.Sprintf("%s, %s enrollments", engineNames[s.engine], thousands(s.size))
+}
+
+// total is how many devices of every kind there are.
+func (o options) total() int { return o.n * (o.rounds + 1) }
 
 func parse(args []string, log io.Writer) (options, error) {
 	var o options
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(log)
-	f.IntVar(&o.n, "n", 500, "devices of every kind in a `round`")
+	f.IntVar(&o.n, "n", 300, "devices of every kind in a `round`")
 	f.IntVar(&o.rounds, "rounds", 7, "`rounds` that count, after one that does not")
 	f.IntVar(&o.concurrency, "concurrency", 32, "`devices` at a time")
-	f.StringVar(&o.only, "only", "", "measure only these `keys`, separated by commas, such as tpm,x509_group")
+	servers := f.String("servers", "sqlite:1000,sqlite:100000,sqlite:1000000,postgres:1000,postgres:100000,postgres:1000000",
+		"`servers` to measure, separated by commas: an engine and a number of enrollments, at least four for each of -n; "+
+			"the last of the first engine stands for all where one is asked for")
+	f.DurationVar(&o.within, "within", deadline, "begin no round that would not end in this `time`")
+	f.IntVar(&o.imports, "imports", 20000, "`enrollments` to import at the end by each way; 0 for none")
+	only := f.String("only", "", "measure only these `keys`, separated by commas, such as tpm,x509_group")
 	f.StringVar(&o.json, "json", "", "write the results to this `file`, too")
-	f.StringVar(&o.profile, "profile", "", "write CPU profiles of the server to this `directory`; costs it a little")
+	f.StringVar(&o.profile, "profile", "", "write CPU profiles of the servers to this `directory`; costs them a little")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
-	if o.n < 1 || o.rounds < 1 || o.concurrency < 1 || f.NArg() > 0 {
-		fmt.Fprintln(log, "bench: all counts must be positive, and nothing follows the flags")
+	err := func() (err error) {
+		if o.n < 1 || o.rounds < 1 || o.concurrency < 1 || o.imports < 0 || f.NArg() > 0 {
+			return errors.New("all counts must be positive, and nothing follows the flags")
+		}
+		if o.only, err = words(*only, keys()); err != nil {
+			return fmt.Errorf("-only: %w", err)
+		}
+		o.servers, err = specs(*servers, 4*o.n)
+		return err
+	}()
+	if err != nil {
+		fmt.Fprintf(log, "bench: %v\n", err)
 		f.Usage()
-		return o, errors.New("usage")
 	}
-	return o, nil
+	return o, err
 }
 
-// wants reports whether the kind with this key is to be measured.
-func (o options) wants(key string) bool {
-	return o.only == "" || slices.Contains(strings.Split(o.only, ","), key)
+// specs reads a list of servers, and orders those of one engine by size.
+func specs(list string, least int) (found []spec, err error) {
+	var engines []string
+	for word := range strings.SplitSeq(list, ",") {
+		engine, number, _ := strings.Cut(word, ":")
+		size, err := strconv.Atoi(number)
+		if engineNames[engine] == "" || err != nil || size < least {
+			return nil, fmt.Errorf("-servers: %q is not sqlite or postgres, a colon and at least four times -n", word)
+		}
+		if !slices.Contains(engines, engine) {
+			engines = append(engines, engine)
+		}
+		found = append(found, spec{engine, size})
+	}
+	slices.SortFunc(found, func(a, b spec) int {
+		return cmp.Or(cmp.Compare(slices.Index(engines, a.engine), slices.Index(engines, b.engine)), cmp.Compare(a.size, b.size))
+	})
+	return found, nil
 }
+
+// words splits a list whose words are among known. An empty list is all that
+// are known.
+func words(list string, known []string) ([]string, error) {
+	if list == "" {
+		return known, nil
+	}
+	found := strings.Split(list, ",")
+	for _, w := range found {
+		if !slices.Contains(known, w) {
+			return nil, fmt.Errorf("there is no %q; there are %s", w, strings.Join(known, ", "))
+		}
+	}
+	return found, nil
+}
+
+// deadline ends a run that hangs.
+const deadline = 2 * time.Hour
 
 // bench runs everything and reports it.
 func bench(ctx context.Context, o options, out, log io.Writer) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, deadline)
+	defer cancel()
+	r := report{options: o, began: time.Now()}
 	dir, err := os.MkdirTemp("", "berth-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	s, err := startServer(ctx, dir, o.profile, log)
-	if err != nil {
+	b := &bencher{options: o, dir: dir, log: log}
+	defer b.stop()
+	if err := b.prepare(ctx); err != nil {
 		return err
 	}
-	defer s.stop()
-	kinds, stop, err := prepare(ctx, o, s, log)
-	if err != nil {
-		return err
-	}
-	defer stop()
-	r := report{options: o, filesystem: filesystem(dir), enrollments: s.enrollments}
-	if r.started, _, err = s.resident(); err != nil {
-		return err
-	}
-	for round := range o.rounds + 1 {
-		fmt.Fprintf(log, "bench: round %d of %d\n", round, o.rounds)
-		if err := measureRound(ctx, o, kinds, round); err != nil {
+	for _, s := range b.places {
+		if s.memory.started, _, err = s.resident(); err != nil {
 			return err
 		}
 	}
-	if r.resident, r.peak, err = s.resident(); err != nil {
+	if err := b.measure(ctx, r.began); err != nil {
 		return err
 	}
-	r.take(kinds)
+	for _, s := range b.places {
+		if s.memory.resident, s.memory.peak, err = s.resident(); err != nil {
+			return err
+		}
+	}
+	if err := b.importRates(ctx); err != nil {
+		return err
+	}
+	if err := r.take(ctx, b); err != nil {
+		return err
+	}
 	if o.json != "" {
 		if err := r.writeJSON(o.json); err != nil {
 			return err
 		}
 	}
-	return r.writeTable(out)
+	return r.writeMarkdown(out)
+}
+
+// A bencher is a run: the servers, and what is measured of them.
+type bencher struct {
+	options
+	dir    string // temporary
+	log    io.Writer
+	berth  string // the program
+	fleet  *fleet
+	places []*server // in the order of servers
+	bares  []*place
+	series []*series // in the order they are measured
+	rates  []importRate
+}
+
+func (b *bencher) progress(format string, args ...any) {
+	fmt.Fprintf(b.log, "bench: "+format+"\n", args...)
+}
+
+// stop ends the children.
+func (b *bencher) stop() {
+	for _, p := range b.bares {
+		p.stop()
+	}
+	for _, s := range b.places {
+		s.close()
+	}
+}
+
+// prepare makes everything that rounds need, so that between the measurements
+// of a round nothing else happens.
+func (b *bencher) prepare(ctx context.Context) (err error) {
+	b.progress("building cmd/berth")
+	if b.berth, err = build(ctx, b.dir); err != nil {
+		return err
+	}
+	if b.fleet, err = newFleet(b.options); err != nil {
+		return err
+	}
+	for _, v := range b.servers {
+		s := &server{spec: v, fleet: b.total(), dir: filepath.Join(b.dir, fmt.Sprintf("%s-%d", v.engine, v.size))}
+		b.places = append(b.places, s)
+		if err := s.open(ctx, b); err != nil {
+			return fmt.Errorf("%s: %w", s.spec, err)
+		}
+	}
+	return b.plan(ctx)
 }

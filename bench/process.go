@@ -70,11 +70,14 @@ func (p *process) failure() error {
 	return fmt.Errorf("%s ended: %v\n%s", filepath.Base(p.cmd.Path), p.err, strings.Join(lines[max(0, len(lines)-5):], "\n"))
 }
 
-// cpu returns the CPU time, in user and system mode, that the threads of the
+// errNoAccount is of a process that has gone, or a kernel that does not count.
+var errNoAccount = errors.New("the kernel keeps no account of threads in /proc/PID/task/TID/schedstat")
+
+// cpu returns the CPU time, in user and system mode, that the threads of a
 // process have used, to the nanosecond (/proc/PID/task/TID/schedstat). It
 // misses threads that have ended, which those of a Go server do not.
-func (p *process) cpu() (time.Duration, error) {
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.cmd.Process.Pid))
+func cpu(pid int) (time.Duration, error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil {
 		return 0, err
 	}
@@ -92,10 +95,12 @@ func (p *process) cpu() (time.Duration, error) {
 		sum += time.Duration(n)
 	}
 	if sum == 0 {
-		return 0, errors.New("the kernel keeps no account of threads in /proc/PID/task/TID/schedstat")
+		return 0, errNoAccount
 	}
 	return sum, nil
 }
+
+func (p *process) cpu() (time.Duration, error) { return cpu(p.cmd.Process.Pid) }
 
 // quiet returns the CPU time once the process has stopped using any: after the
 // last answer it still closes connections.

@@ -72,6 +72,7 @@ func profileOnDemand(in io.Reader, out io.Writer) error {
 // A profiler tells a server in the profiledRole what to do.
 type profiler struct {
 	dir     string
+	taken   int // profiles
 	orders  io.Writer
 	answers *bufio.Reader
 }
@@ -96,16 +97,17 @@ func (s *server) startProfiled(ctx context.Context, dir string) error {
 		<-p.done
 		w.Close()
 	}(s.process)
-	s.profiler = &profiler{dir, s.in, bufio.NewReader(r)}
+	s.profiler = &profiler{dir: dir, orders: s.in, answers: bufio.NewReader(r)}
 	return nil
 }
 
 // begin starts a profile of what is measured next. A nil profiler does nothing.
-func (p *profiler) begin(key string, round int) error {
+func (p *profiler) begin(key string) error {
 	if p == nil {
 		return nil
 	}
-	return p.order(filepath.Join(p.dir, fmt.Sprintf("%s-%d.prof", key, round)))
+	p.taken++
+	return p.order(filepath.Join(p.dir, fmt.Sprintf("%s-%d.prof", key, p.taken)))
 }
 
 // end ends the profile.

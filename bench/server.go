@@ -5,13 +5,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/berth-iot/berth/client"
@@ -19,52 +19,105 @@ import (
 	"github.com/berth-iot/berth/internal/app"
 )
 
-// host is the name in the server's certificate.
+// host is the name in the servers' certificates.
 const host = "localhost"
+
+// A place is a process that listens.
+type place struct {
+	*process
+	name    string
+	address string
+	roots   *x509.CertPool
+
+	sent, received atomic.Int64 // bytes of TLS, by those who visit
+}
 
 // A server is Berth in a process of its own.
 type server struct {
-	*process
-	dir         string // temporary, of the bench
-	data        string // its data directory
-	address     string
-	scope       string
-	roots       *x509.CertPool
-	operator    *service.Client
-	profiler    *profiler // nil without -profile
-	enrollments int       // individual ones and groups
+	place
+	spec
+	fleet    int // how many devices of each kind are measured
+	dir      string
+	data     string    // its data directory
+	database *database // nil for SQLite
+	scope    string
+	operator *service.Client
+	hub      *service.Hub
+	profiler *profiler // nil without -profile
+
+	loaded loadReport
+	memory struct{ started, resident, peak int64 } // resident, in bytes: before the first device, after the last, at most
 }
 
-// startServer builds cmd/berth, makes a data directory and serves it.
-func startServer(ctx context.Context, dir, profiles string, log io.Writer) (_ *server, err error) {
-	s := &server{dir: dir, data: filepath.Join(dir, "data")}
+// build builds cmd/berth.
+func build(ctx context.Context, dir string) (string, error) {
 	berth := filepath.Join(dir, "berth")
-	fmt.Fprintln(log, "bench: building cmd/berth")
-	if err := command(ctx, "go", "build", "-buildvcs=false", "-o", berth, "github.com/berth-iot/berth/cmd/berth"); err != nil {
-		return nil, err
+	return berth, command(ctx, "go", "build", "-buildvcs=false", "-o", berth, "github.com/berth-iot/berth/cmd/berth")
+}
+
+// open makes a data directory, fills its database and serves it.
+func (s *server) open(ctx context.Context, b *bencher) (err error) {
+	b.progress("%s: loading, with as many registered devices", s.spec)
+	if err := os.Mkdir(s.dir, 0o755); err != nil {
+		return err
 	}
+	s.name, s.data = s.spec.String(), filepath.Join(s.dir, "data")
 	if s.address, err = freeAddress(); err != nil {
-		return nil, err
+		return err
 	}
-	if err := command(ctx, berth, "init", "--data", s.data, "--host", host, "--listen", s.address); err != nil {
-		return nil, err
+	if err := s.init(ctx); err != nil {
+		return err
 	}
 	if err := s.readData(); err != nil {
-		return nil, err
+		return err
 	}
-	if profiles != "" {
-		err = s.startProfiled(ctx, profiles)
+	if err := s.load(ctx, b.fleet); err != nil {
+		return err
+	}
+	if s.database != nil {
+		if err := s.database.settle(ctx); err != nil {
+			return err
+		}
+	}
+	b.progress("%s: loaded in %.1f s", s.spec, s.loaded.took.Seconds())
+	if b.profile != "" {
+		err = s.startProfiled(ctx, filepath.Join(b.profile, filepath.Base(s.dir)))
 	} else {
-		s.process, err = start(ctx, filepath.Join(dir, "server.log"), nil, berth, "serve", "--data", s.data)
+		s.process, err = start(ctx, filepath.Join(s.dir, "server.log"), nil, b.berth, "serve", "--data", s.data)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := s.awaitReady(ctx); err != nil {
+	return s.awaitReady(ctx)
+}
+
+// init makes the data directory that "berth init" makes. Only what one address
+// may do is changed: all devices come from the same.
+func (s *server) init(ctx context.Context) (err error) {
+	o := app.InitOptions{
+		Data: s.data, Hosts: []string{host}, Listen: s.address,
+		Config: func(c *app.Config) { c.Limits.PerAddress = "1000000/1s" },
+	}
+	if s.engine == postgresEngine {
+		if s.database, err = startDatabase(ctx); err != nil {
+			return err
+		}
+		o.PostgresDSNFile = filepath.Join(s.dir, "dsn")
+		if err := os.WriteFile(o.PostgresDSNFile, []byte(s.database.DSN()), 0o600); err != nil {
+			return err
+		}
+	}
+	return app.Init(ctx, o, time.Now())
+}
+
+// close ends what was opened.
+func (s *server) close() {
+	if s.process != nil {
 		s.stop()
-		return nil, err
 	}
-	return s, nil
+	if s.database != nil {
+		s.database.Stop()
+	}
 }
 
 func command(ctx context.Context, program string, args ...string) error {
@@ -99,13 +152,18 @@ func (s *server) readData() error {
 	if !s.roots.AppendCertsFromPEM(pem) {
 		return errors.New("the server's CA is not there")
 	}
+	options := client.HTTP{RootCAs: s.roots, Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
 	connection, err := os.ReadFile(filepath.Join(s.data, app.ServiceConnectionFile))
 	if err != nil {
 		return err
 	}
-	s.operator, err = service.New(strings.TrimSpace(string(connection)), client.HTTP{
-		RootCAs: s.roots, Transport: &http.Transport{MaxIdleConnsPerHost: enrollers},
-	})
+	if s.operator, err = service.New(strings.TrimSpace(string(connection)), options); err != nil {
+		return err
+	}
+	if connection, err = os.ReadFile(filepath.Join(s.data, app.HubConnectionFile)); err != nil {
+		return err
+	}
+	s.hub, err = service.NewHub(strings.TrimSpace(string(connection)), options)
 	return err
 }
 

@@ -109,3 +109,13 @@ func (s *certificates) written() []time.Time {
 	}
 	return times
 }
+
+// ListenerTLS is what a server of c listens with, for who measures what is
+// above it.
+func ListenerTLS(c Config) (*tls.Config, error) {
+	s, err := loadCertificates(c)
+	if err != nil {
+		return nil, err
+	}
+	return s.config(), nil
+}

@@ -32,17 +32,22 @@ type Server struct {
 	dir        string // has the cluster, the socket and the log
 	programs   string // the directory of initdb and postgres
 	credential *syscall.Credential
+	settings   []string // arguments of postgres
 	schemas    atomic.Int64
 
 	process *os.Process   // the postmaster, of the last Start
 	done    chan struct{} // closed when it has ended
 }
 
-// Start makes a cluster and runs its server. It uses the newest PostgreSQL that
+// Start makes a cluster and runs its server, with settings such as
+// "shared_buffers=1GB" beside its own. It uses the newest PostgreSQL that
 // Debian's packages installed, or the one in the PATH; as root it becomes the
 // user postgres.
-func Start(ctx context.Context) (_ *Server, err error) {
-	s := &Server{}
+func Start(ctx context.Context, settings ...string) (_ *Server, err error) {
+	s := &Server{settings: []string{"-c", "listen_addresses=", "-c", "shared_buffers=16MB"}}
+	for _, v := range settings {
+		s.settings = append(s.settings, "-c", v) // the last one counts
+	}
 	defer func() {
 		if err != nil {
 			s.Stop()
@@ -144,7 +149,7 @@ func (s *Server) run() error {
 	if err != nil {
 		return err
 	}
-	cmd := s.command(context.Background(), "postgres", "-D", s.data(), "-k", s.dir, "-c", "listen_addresses=", "-c", "shared_buffers=16MB")
+	cmd := s.command(context.Background(), "postgres", append([]string{"-D", s.data(), "-k", s.dir}, s.settings...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	dieWithParent(cmd.SysProcAttr)
 	s.done = make(chan struct{})

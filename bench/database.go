@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/berth-iot/berth/store/postgres/pgtest"
+)
+
+// The engines.
+const (
+	sqliteEngine   = "sqlite"
+	postgresEngine = "postgres"
+)
+
+// A database is a PostgreSQL server of its own for one Berth server, with its
+// defaults but for a cache of the size that its manual suggests for a machine
+// with a few gigabytes.
+type database struct {
+	*pgtest.Server
+	pid int
+}
+
+func startDatabase(ctx context.Context) (*database, error) {
+	s, err := pgtest.Start(ctx, "shared_buffers=1GB")
+	if err != nil {
+		return nil, err
+	}
+	d := &database{Server: s}
+	text, err := os.ReadFile(filepath.Join(s.Directory(), "data", "postmaster.pid"))
+	if err == nil {
+		first, _, _ := bytes.Cut(text, []byte("\n"))
+		d.pid, err = strconv.Atoi(string(first))
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	return d, nil
+}
+
+// cpu returns the CPU time of the server's processes that live.
+func (d *database) cpu() (time.Duration, error) {
+	sum, err := cpu(d.pid)
+	if err != nil {
+		return 0, err
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", d.pid, d.pid))
+	if err != nil {
+		return 0, err
+	}
+	for child := range bytes.FieldsSeq(children) {
+		pid, err := strconv.Atoi(string(child))
+		if err != nil {
+			return 0, err
+		}
+		used, err := cpu(pid)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNoAccount) {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
+}
+
+// exec runs statements one by one: some of these cannot be in a transaction.
+func (d *database) exec(ctx context.Context, statements ...string) error {
+	c, err := pgx.Connect(ctx, d.DSN())
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	for _, s := range statements {
+		if _, err := c.Exec(ctx, s); err != nil {
+			return fmt.Errorf("%s: %w", s, err)
+		}
+	}
+	return nil
+}
+
+// settle makes the database what it is after some time of work.
+func (d *database) settle(ctx context.Context) error {
+	return d.exec(ctx, "VACUUM ANALYZE", "CHECKPOINT")
+}
+
+// A table is one that a load fills, and how a copy of a row is another.
+type table struct {
+	name string
+	key  string            // the column that finds it
+	as   map[string]string // columns and SQL expressions: t is the row, n.id the copy's ID
+}
+
+var (
+	enrollments   = table{"enrollment", "key", map[string]string{"key": "n.id", "id": "n.id"}}
+	keyUses       = table{"symmetric_key_use", "key", map[string]string{"key": "n.id", "digest": "sha256(t.digest || convert_to(n.id, 'UTF8'))"}}
+	registrations = table{"registration", "key", map[string]string{"key": "n.id", "id": "n.id", "device_id": "n.id"}}
+	identities    = table{"device", "id", map[string]string{"id": "n.id"}}
+)
+
+// copies makes rows for the numbers from one up to another, like that of a
+// device.
+func (d *database) copies(ctx context.Context, t table, way string, of, from, to int) error {
+	c, err := pgx.Connect(ctx, d.DSN())
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	rows, err := c.Query(ctx, "SELECT column_name FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = $1", t.name)
+	if err != nil {
+		return err
+	}
+	columns, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	values := make([]string, len(columns))
+	for i, column := range columns {
+		values[i] = cmp.Or(t.as[column], "t."+column)
+	}
+	_, err = c.Exec(ctx, fmt.Sprintf(`INSERT INTO %[1]s (%[2]s) SELECT %[3]s FROM %[1]s t, (
+			SELECT left(encode(sha256(convert_to($2::text || ' ' || i, 'UTF8')), 'hex'), 20) AS id FROM generate_series($3::int, $4::int) i
+		) n WHERE t.%[4]s = $1`, t.name, strings.Join(columns, ", "), strings.Join(values, ", "), t.key),
+		individualID(way, of), way, from, to-1)
+	if err != nil {
+		return fmt.Errorf("copying a row of %s: %w", t.name, err)
+	}
+	return nil
+}
+
+func (d *database) size(ctx context.Context) (n int64, err error) {
+	c, err := pgx.Connect(ctx, d.DSN())
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close(ctx)
+	return n, c.QueryRow(ctx, "SELECT pg_database_size(current_database())").Scan(&n)
+}
+
+func (d *database) version(ctx context.Context) (v string, err error) {
+	c, err := pgx.Connect(ctx, d.DSN())
+	if err != nil {
+		return "", err
+	}
+	defer c.Close(ctx)
+	return v, c.QueryRow(ctx, "SHOW server_version").Scan(&v)
+}
