@@ -45,8 +45,8 @@ type TrustReport struct {
 	Version      int64                 `json:"version"`
 	Changed      bool                  `json:"changed"` // whether there was something to change
 	DryRun       bool                  `json:"dryRun"`
-	Digest       string                `json:"digest"` // of the certificates it is about; see ekcert.TrustVersion
-	Certificates []ekcert.TrustOutcome `json:"certificates"`
+	Digest       string                `json:"digest"`       // of the certificates it is about; see ekcert.TrustVersion
+	Certificates []ekcert.TrustOutcome `json:"certificates"` // without the certificates themselves
 	// Groups are the enrollment groups that go by a certificate that is removed.
 	Groups []TrustingGroup `json:"groups,omitempty"`
 }
@@ -115,6 +115,9 @@ func (e *Enroller) changeTrust(ctx context.Context, caller access.Caller, scope 
 		change, outcomes, err := judge(now, e.Now())
 		if err != nil {
 			return change, errs.New(errs.Invalid, errs.CodeBadRequest, "%v", err)
+		}
+		for i := range outcomes {
+			outcomes[i].Certificate = nil
 		}
 		change.Version.Policy = caller.Policy
 		report.Version, report.Digest, report.Certificates = now.Version, change.Version.Digest, outcomes

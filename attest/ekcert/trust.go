@@ -20,8 +20,8 @@ import (
 // software TPMs. Groups that refer to the store go by it as by certificates of
 // their own.
 type TrustAnchor struct {
-	Thumbprint  string `json:"thumbprint"`  // SHA-256 of the certificate, upper-case hexadecimal
-	Certificate []byte `json:"certificate"` // DER
+	Thumbprint  string `json:"thumbprint"`            // SHA-256 of the certificate, upper-case hexadecimal
+	Certificate []byte `json:"certificate,omitempty"` // DER
 	// Root says that paths may end here. Others only help to find a way to a root.
 	Root bool `json:"root"`
 	// Test says that it is the CA of software TPMs, whose keys anybody can copy. It

@@ -66,6 +66,7 @@ type Config struct {
 	Links        Links
 	Lists        Lists
 	Certificates Certificates
+	Trust        Trust
 	Messages     Messages
 
 	Version string // of this program
@@ -101,7 +102,7 @@ type front struct{ Config }
 
 // routes are the operations, each of which openapi.json describes.
 func (f front) routes() []rest.Route {
-	return slices.Concat(f.certificateRoutes(), []rest.Route{
+	return slices.Concat(f.certificateRoutes(), f.trustRoutes(), []rest.Route{
 		{Method: http.MethodGet, Pattern: "/healthz", Serve: f.health},
 		{Method: http.MethodGet, Pattern: "/readyz", Serve: f.ready},
 		{Method: http.MethodGet, Pattern: "/berth/v1/openapi.json", Serve: f.openapi},

@@ -74,11 +74,11 @@ func start(t *testing.T) *server {
 		Enrollments: store, Records: store, Scopes: store, Hubs: nil, Secrets: secrets, Journal: journal,
 		Now: time.Now, Random: rand.Reader, ChallengeWindow: time.Minute,
 	})
-	s.enroller = provision.NewEnroller(provision.EnrollerConfig{Store: store, Records: store, Journal: journal, Now: time.Now, Random: rand.Reader})
+	s.enroller = provision.NewEnroller(provision.EnrollerConfig{Store: store, Records: store, Trust: store, Journal: journal, Now: time.Now, Random: rand.Reader})
 	s.Server = httptest.NewServer(documented(t, New(Config{
 		Scopes: scopes{store}, Policies: store,
 		Decisions: s.enroller,
-		Links:     store, Lists: s.enroller, Certificates: s.enroller, Messages: store, Version: "1.2.3",
+		Links:     store, Lists: s.enroller, Certificates: s.enroller, Trust: s.enroller, Messages: store, Version: "1.2.3",
 		Ready:    func(context.Context) error { return s.ready },
 		Draining: draining,
 		Logger:   slog.New(slog.DiscardHandler), Random: rand.Reader, Now: time.Now,

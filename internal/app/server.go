@@ -107,14 +107,14 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 	})
 	s.hubs.service = hubService
 	registrar := provision.NewRegistrar(provision.Config{
-		Enrollments: s.store, Records: s.store, Scopes: s.store, Hubs: s.hubs, Secrets: key,
+		Enrollments: s.store, Trust: s.store, Records: s.store, Scopes: s.store, Hubs: s.hubs, Secrets: key,
 		Journal: journal, Now: now, Random: rand.Reader,
 		ChallengeWindow: time.Duration(s.config.Provisioning.ChallengeWindow),
 		AnswerAtOnce:    s.config.Provisioning.AnswerAtOnce,
 		Observe:         s.metrics.registered,
 	})
 	enroller := provision.NewEnroller(provision.EnrollerConfig{
-		Store: s.store, Records: s.store, Journal: journal, Now: now, Random: rand.Reader,
+		Store: s.store, Records: s.store, Trust: s.store, Journal: journal, Now: now, Random: rand.Reader,
 	})
 	scopes := tenants{s.store, scope, s.config.Hosts}
 	return mux{
@@ -129,7 +129,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 		admin: admin.New(admin.Config{
-			Scopes: scopes, Policies: s.store, Decisions: enroller, Links: s.hubs, Lists: enroller, Certificates: enroller, Messages: s.store,
+			Scopes: scopes, Policies: s.store, Decisions: enroller, Links: s.hubs, Lists: enroller, Certificates: enroller, Trust: enroller, Messages: s.store,
 			Version: version, Ready: s.isReady, Draining: s.draining,
 			Addresses: addresses, Observe: s.metrics.of("admin"),
 			Now: now, Logger: s.logger, Random: rand.Reader,

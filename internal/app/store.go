@@ -24,6 +24,7 @@ type store interface {
 	provision.EnrollmentReader
 	provision.Records
 	provision.Scopes
+	provision.TrustStore
 	access.Keeper
 	hub.Registry
 	hub.Stream
