@@ -27,6 +27,7 @@ const backdate = 24 * time.Hour
 const (
 	AuthorityLifetime = 20 * 365 * 24 * time.Hour
 	LeafLifetime      = 2 * 365 * 24 * time.Hour
+	proofLifetime     = 24 * time.Hour
 )
 
 // An Issuer is a CA certificate with its key and the certificates above it.
@@ -90,6 +91,21 @@ func (i *Issuer) IssueDevice(id string, now time.Time, random io.Reader) (*Leaf,
 		return nil, err
 	}
 	return i.issue(template, key, random)
+}
+
+// ProvePossession makes a certificate that shows to who drew code that i's key is
+// at hand. It is good for nothing else: its own key is thrown away.
+func (i *Issuer) ProvePossession(code string, now time.Time, random io.Reader) (*x509.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), random)
+	if err != nil {
+		return nil, fmt.Errorf("making a key: %w", err)
+	}
+	template, err := leafTemplate(code, x509.ExtKeyUsageClientAuth, now, random)
+	if err != nil {
+		return nil, err
+	}
+	template.NotAfter, template.ExtKeyUsage = now.Add(proofLifetime), nil
+	return create(template, i.Certificate, key.Public(), i.Key, random)
 }
 
 // IssueServer makes a server certificate for the given host names and IP

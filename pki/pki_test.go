@@ -55,6 +55,14 @@ func TestAHierarchyVerifies(t *testing.T) {
 		}
 	}
 
+	proof, err := line.ProvePossession("C0DE", now, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := proof.CheckSignatureFrom(line.Certificate); err != nil || proof.Subject.CommonName != "C0DE" || proof.IsCA || proof.NotAfter.Sub(now) > 24*time.Hour {
+		t.Errorf("a proof: %v, %+v", err, proof)
+	}
+
 	below, err := line.NewIntermediate("Below", now, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
