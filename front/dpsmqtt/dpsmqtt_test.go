@@ -43,8 +43,8 @@ func (r *registrar) OperationStatus(_ context.Context, q provision.Request, oper
 	return r.Register(context.Background(), q)
 }
 
-// A device is at one end of a connection to the front.
-type device struct {
+// A client is at one end of a connection to the front.
+type client struct {
 	*testing.T
 	net.Conn
 	*registrar
@@ -53,11 +53,11 @@ type device struct {
 	rest  []byte
 }
 
-func meet(t *testing.T, f func(d *device)) {
+func meet(t *testing.T, f func(d *client)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
-		d := &device{T: t, Conn: here, registrar: &registrar{}, ended: make(chan error, 1)}
+		d := &client{T: t, Conn: here, registrar: &registrar{}, ended: make(chan error, 1)}
 		d.front = New(Config{Registrar: d.registrar, Now: time.Now, Logger: slog.New(slog.DiscardHandler), Random: rand.Reader})
 		go func() {
 			d.ended <- machine.Serve(t.Context(), there, limits, func(ctx context.Context, c *machine.Conn, m *mqtt.Connect) (machine.Session, mqtt.ReturnCode, error) {
@@ -70,7 +70,7 @@ func meet(t *testing.T, f func(d *device)) {
 	})
 }
 
-func (d *device) send(packets ...mqtt.Packet) {
+func (d *client) send(packets ...mqtt.Packet) {
 	d.Helper()
 	for _, p := range packets {
 		b, err := p.Append(nil)
@@ -83,7 +83,7 @@ func (d *device) send(packets ...mqtt.Packet) {
 	}
 }
 
-func (d *device) hear() mqtt.Packet {
+func (d *client) hear() mqtt.Packet {
 	d.Helper()
 	b := make([]byte, 4096)
 	for {
@@ -106,7 +106,7 @@ func (d *device) hear() mqtt.Packet {
 
 const username = "0ne00000001/registrations/pump-7/api-version=2019-03-31&ClientVersion=azure%2F1.9"
 
-func (d *device) connect(username, password string) mqtt.ReturnCode {
+func (d *client) connect(username, password string) mqtt.ReturnCode {
 	d.Helper()
 	c := &mqtt.Connect{Level: 4, ClientID: "pump-7", CleanSession: true, Username: &username}
 	if password != "" {
@@ -121,7 +121,7 @@ func (d *device) connect(username, password string) mqtt.ReturnCode {
 }
 
 // begin connects and subscribes.
-func (d *device) begin(qos byte) {
+func (d *client) begin(qos byte) {
 	d.Helper()
 	key := []byte("a key of thirty-two bytes, or so")
 	if code := d.connect(username, sas.Sign(key, "0ne00000001/registrations/pump-7", time.Now().Add(time.Hour), "registration")); code != mqtt.Accepted {
@@ -134,7 +134,7 @@ func (d *device) begin(qos byte) {
 }
 
 // call publishes and wants the answer behind its acknowledgement.
-func (d *device) call(topic, payload string) (answer *mqtt.Publish) {
+func (d *client) call(topic, payload string) (answer *mqtt.Publish) {
 	d.Helper()
 	d.send(&mqtt.Publish{QoS: 1, ID: 9, Topic: topic, Payload: []byte(payload)})
 	if _, ok := d.hear().(*mqtt.Puback); !ok {
@@ -163,7 +163,7 @@ const register = "$dps/registrations/PUT/iotdps-register/?$rid="
 const poll = "$dps/registrations/GET/iotdps-get-operationstatus/?$rid="
 
 func TestRegistration(t *testing.T) {
-	meet(t, func(d *device) {
+	meet(t, func(d *client) {
 		d.begin(1)
 		d.outcome = assigning()
 		a := d.call(register+"8f3c-1", `{"registrationId":"pump-7","payload":{"site":4}}`)
@@ -193,7 +193,7 @@ func TestRegistration(t *testing.T) {
 // An empty register call, the register call repeated as a poll, and answers of
 // QoS 0 are ways of some clients.
 func TestWaysOfClients(t *testing.T) {
-	meet(t, func(d *device) {
+	meet(t, func(d *client) {
 		d.begin(0)
 		d.outcome = assigned()
 		d.send(&mqtt.Publish{Topic: register + "0"})
@@ -229,7 +229,7 @@ func TestRefusalsAreTheOnesOfHTTP(t *testing.T) {
 		{"another name", nil, `{"registrationId":"pump-8"}`, "$dps/registrations/res/400/?$rid=1", "registrationId: not the one in the path"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			meet(t, func(d *device) {
+			meet(t, func(d *client) {
 				d.begin(1)
 				d.err, d.outcome = c.err, assigned()
 				a := d.call(register+"1", c.payload)
@@ -255,7 +255,7 @@ func TestConnectsThatAreRefused(t *testing.T) {
 		"with another password": {username, "secret"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			meet(t, func(d *device) {
+			meet(t, func(d *client) {
 				if code := d.connect(c.username, c.password); code != mqtt.BadUserNameOrPassword {
 					t.Error(code)
 				}
@@ -266,7 +266,7 @@ func TestConnectsThatAreRefused(t *testing.T) {
 		})
 	}
 	t.Run("nobody", func(t *testing.T) {
-		meet(t, func(d *device) {
+		meet(t, func(d *client) {
 			d.send(&mqtt.Connect{Level: 4, ClientID: "pump-7"})
 			if a, ok := d.hear().(*mqtt.Connack); !ok || a.Code != mqtt.BadUserNameOrPassword {
 				t.Errorf("%#v", a)
@@ -280,7 +280,7 @@ func TestTopicsThatEndTheConnection(t *testing.T) {
 		"devices/pump-7/messages/events/", "$dps/registrations/PUT/iotdps-register/", register, register + "a$b", register + "a/b",
 		"$dps/registrations/res/200/?$rid=1", poll + "1&operationId=%zz", "x",
 	} {
-		meet(t, func(d *device) {
+		meet(t, func(d *client) {
 			d.begin(1)
 			d.send(&mqtt.Publish{QoS: 1, ID: 1, Topic: topic})
 			if _, err := d.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
@@ -298,7 +298,7 @@ func TestRateLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	meet(t, func(d *device) {
+	meet(t, func(d *client) {
 		d.front.Devices = limit.New(rate)
 		d.begin(1)
 		d.outcome = assigned()
@@ -308,7 +308,7 @@ func TestRateLimits(t *testing.T) {
 			t.Errorf("%s after %d calls", a.Topic, len(d.asked))
 		}
 	})
-	meet(t, func(d *device) {
+	meet(t, func(d *client) {
 		d.front.Addresses = limit.New(rate)
 		d.begin(1)
 		d.outcome = assigned()
