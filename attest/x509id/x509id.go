@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,8 +54,8 @@ type Authority struct {
 	Certificate *x509.Certificate
 }
 
-// VerifyGroup walks up from the presented leaf to the nearest enrolled CA and
-// judges the path to it: signatures, validity, CA flags, path length, name
+// VerifyGroup finds the nearest enrolled CA above the presented leaf and judges
+// the path to it: signatures, validity, CA flags, path length, name
 // constraints, extended key usage, and the leaf's name. It returns the index
 // of that CA in authorities, or -1 when there is none. A CA that did sign
 // decides even when the path to it is bad: an enabled group further up must not
@@ -73,31 +74,83 @@ func VerifyGroup(authorities []Authority, chain []*x509.Certificate, id string, 
 		v.Refuse(invalidCertificate(), "chain", "%d certificates were presented; at most %d are looked at", len(chain), MaxChain)
 		return -1, v
 	}
-	path := []*x509.Certificate{leaf}
+	for _, issuer := range vouchedFor(authorities, chain[1:]) {
+		if !names(issuer.Certificate, leaf) {
+			continue
+		}
+		path, a := append([]*x509.Certificate{leaf}, issuer.path()...), authorities[issuer.authority]
+		err := verifyPath(path, a.Certificate, now)
+		if err != nil && !signs(issuer.Certificate, leaf) {
+			v.Findings = append(v.Findings, attest.Finding{Check: "authority",
+				Detail: "group " + a.Group + ": " + issuer.Subject.String() + " has the issuer's name but did not sign"})
+			continue
+		}
+		for i, c := range path[1:] {
+			v.Saw("chain", "%q is signed by the presented %q", path[i].Subject, c.Subject)
+		}
+		v.Saw("authority", "group %s: %s is the nearest enrolled CA, %d step(s) above the leaf", a.Group, a.Certificate.Subject, len(path))
+		judge(&v, path, a.Certificate, err, id, now)
+		return issuer.authority, v
+	}
+	top := follow(&v, chain)
+	v.Refuse(errs.New(errs.Denied, errs.CodeUnauthorizedAccess, "CA certificate not found."), "authority",
+		"no enrolled CA signed %q, and no certificate of its issuer %q was presented that one did", top.Subject, top.Issuer)
+	return -1, v
+}
+
+// A voucher is a certificate to which signatures lead from an enrolled CA.
+type voucher struct {
+	*x509.Certificate
+	above     *voucher // who signed it, nil for the enrolled CA itself
+	authority int      // the index of that CA
+}
+
+// path returns the presented certificates from this one up to, without, the
+// enrolled CA.
+func (c *voucher) path() (up []*x509.Certificate) {
+	for ; c.above != nil; c = c.above {
+		up = append(up, c.Certificate)
+	}
+	return up
+}
+
+// vouchedFor returns the enrolled CAs, and after them those of the presented
+// certificates that they signed, that these signed, and so on, each once: the
+// fewer steps from an enrolled CA the earlier.
+//
+// It works downwards because only a key that somebody trusted vouches for may
+// check a signature. Whoever goes up from the leaf uses the keys that a stranger
+// presents, and a few dozen signatures by slow ones cost seconds.
+func vouchedFor(authorities []Authority, presented []*x509.Certificate) (vouchers []*voucher) {
+	for i, a := range authorities {
+		vouchers = append(vouchers, &voucher{a.Certificate, nil, i})
+	}
+	seen := make([]bool, len(presented))
+	for next := 0; next < len(vouchers); next++ {
+		v := vouchers[next]
+		for i, c := range presented {
+			if !seen[i] && names(v.Certificate, c) && known.signs(v.Certificate, c) {
+				seen[i] = true
+				vouchers = append(vouchers, &voucher{c, v, v.authority})
+			}
+		}
+	}
+	return vouchers
+}
+
+// follow goes up from the leaf by names alone, to tell the operator how far a
+// chain leads that no enrolled CA stands above.
+func follow(v *attest.Verdict, chain []*x509.Certificate) (top *x509.Certificate) {
+	top = chain[0]
+	rest := slices.Clone(chain[1:])
 	for {
-		top := path[len(path)-1]
-		for i, a := range authorities {
-			if !names(a.Certificate, top) {
-				continue
-			}
-			err := verifyPath(path, a.Certificate, now)
-			if err != nil && signedBy(path, a.Certificate) != nil {
-				v.Findings = append(v.Findings, attest.Finding{Check: "authority",
-					Detail: "group " + a.Group + ": " + a.Certificate.Subject.String() + " has the issuer's name but did not sign"})
-				continue
-			}
-			v.Saw("authority", "group %s: %s is the nearest enrolled CA, %d step(s) above the leaf", a.Group, a.Certificate.Subject, len(path))
-			judge(&v, path, a.Certificate, err, id, now)
-			return i, v
+		i := slices.IndexFunc(rest, func(c *x509.Certificate) bool { return names(c, top) && !c.Equal(top) })
+		if i < 0 {
+			return top
 		}
-		next := issuerOf(top, chain, path)
-		if next == nil {
-			v.Refuse(errs.New(errs.Denied, errs.CodeUnauthorizedAccess, "CA certificate not found."), "authority",
-				"no enrolled CA signed %q, and no certificate of its issuer %q was presented", top.Subject, top.Issuer)
-			return -1, v
-		}
-		v.Saw("chain", "%q names the presented %q as its issuer", top.Subject, next.Subject)
-		path = append(path, next)
+		v.Saw("chain", "%q names the presented %q as its issuer", top.Subject, rest[i].Subject)
+		top = rest[i]
+		rest = slices.Delete(rest, i, i+1)
 	}
 }
 
@@ -137,53 +190,15 @@ func verifyPath(path []*x509.Certificate, ca *x509.Certificate, now time.Time) e
 	return err
 }
 
-// signedBy checks nothing but the signatures up to ca.
-func signedBy(path []*x509.Certificate, ca *x509.Certificate) error {
-	above := append(path[1:len(path):len(path)], ca)
-	for i, c := range path {
-		if err := above[i].CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature); err != nil {
-			return err
-		}
-	}
-	return nil
+// signs reports whether ca's key made the signature of c, and nothing else.
+func signs(ca, c *x509.Certificate) bool {
+	return ca.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
 }
 
 // names reports whether ca claims to be the issuer of c. Key identifiers are
 // not compared: they are hints (RFC 5280 §4.2.1.1), and a CA that signed must
 // be found even where they disagree.
 func names(ca, c *x509.Certificate) bool { return bytes.Equal(ca.RawSubject, c.RawIssuer) }
-
-// issuerOf returns the presented certificate that comes above top on the path:
-// the one with its issuer's name, and where several have it, the one that
-// signed. A name is enough to go on with, since nothing is accepted before
-// verifyPath has checked every signature; checking them here as well would make
-// each registration pay twice.
-func issuerOf(top *x509.Certificate, presented, path []*x509.Certificate) *x509.Certificate {
-	var named []*x509.Certificate
-	for _, c := range presented {
-		if names(c, top) && !onPath(c, path) {
-			named = append(named, c)
-		}
-	}
-	if len(named) == 1 {
-		return named[0]
-	}
-	for _, c := range named {
-		if c.CheckSignature(top.SignatureAlgorithm, top.RawTBSCertificate, top.Signature) == nil {
-			return c
-		}
-	}
-	return nil
-}
-
-func onPath(c *x509.Certificate, path []*x509.Certificate) bool {
-	for _, p := range path {
-		if p.Equal(c) {
-			return true
-		}
-	}
-	return false
-}
 
 func leafOf(v *attest.Verdict, chain []*x509.Certificate) *x509.Certificate {
 	if len(chain) == 0 {

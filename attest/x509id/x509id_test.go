@@ -226,6 +226,66 @@ func TestLongChainsAreNotWalked(t *testing.T) {
 	expect(t, v, "authority")
 }
 
+// CAs that all have the enrolled one's name, and sign each other with slow keys,
+// could keep whoever tries them busy for a second. None of their keys is used.
+func TestStrangersKeysCheckNothing(t *testing.T) {
+	enrolled := issue(t, nil, "Factory", ca)
+	key, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shown []*x509.Certificate
+	for i := range MaxChain {
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(int64(i)), Subject: pkix.Name{CommonName: "Factory"}, SubjectKeyId: []byte{byte(i)},
+			NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+		}
+		ca(template)
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown = append(shown, c)
+	}
+	authorities := []Authority{{"line", enrolled.Certificate}}
+	if got := vouchedFor(authorities, shown); len(got) != 1 {
+		t.Errorf("%d certificates can check signatures; only the enrolled one may", len(got))
+	}
+	began := time.Now()
+	match, v := VerifyGroup(authorities, shown, "Factory", now)
+	expect(t, v, "authority")
+	if took := time.Since(began); match != -1 || took > 250*time.Millisecond {
+		t.Errorf("decided by %d after %v", match, took)
+	} else {
+		t.Logf("refused after %v", took)
+	}
+}
+
+// What is remembered is bounded, and is good signatures alone.
+func TestSignaturesAreRemembered(t *testing.T) {
+	var s signatures
+	root, other := issue(t, nil, "root", ca), issue(t, nil, "root", ca)
+	inter := issue(t, root, "intermediate", ca)
+	for range 2 {
+		if !s.signs(root.Certificate, inter.Certificate) || s.signs(other.Certificate, inter.Certificate) {
+			t.Error("memory changes a verdict")
+		}
+	}
+	if len(s.good) != 1 {
+		t.Errorf("%d signatures are remembered", len(s.good))
+	}
+	for i := range maxKnown {
+		s.good[pair{ca: [32]byte{byte(i), byte(i >> 8), 1}}] = true
+	}
+	if !s.signs(root.Certificate, root.Certificate) || len(s.good) > maxKnown {
+		t.Errorf("%d signatures are remembered", len(s.good))
+	}
+}
+
 func raw(c *issuer) []byte {
 	if c == nil {
 		return nil
