@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"os"
@@ -14,6 +15,11 @@ import (
 // reloadInterval is how often the certificate files are looked at. A new one is
 // in use after that at the latest.
 const reloadInterval = 10 * time.Second
+
+// maxPresented bounds the certificates that a client may present, in bytes of
+// DER: they are kept with the connection for as long as it is open. A chain of
+// four with RSA keys of 4096 bits has 8 KiB.
+const maxPresented = 32 << 10
 
 // certificates are the server's own, read again when their files change.
 type certificates struct {
@@ -45,12 +51,15 @@ func (s *certificates) config() *tls.Config {
 //
 // Every client is asked for a certificate and none is verified: a self-signed
 // leaf is legal in an individual enrollment, and the attestation rules judge
-// chains with reasons an operator can read.
+// chains with reasons an operator can read. Only a client that presents more
+// than anybody needs is refused here.
 func (s *certificates) load() error {
 	t := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		ClientAuth: tls.RequestClientCert,
 		NextProtos: []string{"http/1.1"},
+
+		VerifyPeerCertificate: boundPresented,
 	}
 	for _, f := range s.files {
 		if info, err := os.Stat(f.Key); err == nil && info.Mode().Perm()&0o077 != 0 {
@@ -63,6 +72,18 @@ func (s *certificates) load() error {
 		t.Certificates = append(t.Certificates, pair)
 	}
 	s.current.Store(t)
+	return nil
+}
+
+// boundPresented refuses a handshake with too many bytes of certificates.
+func boundPresented(presented [][]byte, _ [][]*x509.Certificate) error {
+	size := 0
+	for _, c := range presented {
+		size += len(c)
+	}
+	if size > maxPresented {
+		return fmt.Errorf("%d bytes of certificates were presented; %d are allowed", size, maxPresented)
+	}
 	return nil
 }
 
