@@ -1,6 +1,6 @@
 // Package admin is the SDK for Berth's own REST API, which the DPS service API
 // has no words for: why a device was let in or refused, which hubs devices are
-// assigned to, and what devices sent.
+// assigned to, who may operate it, and what devices sent.
 //
 // A refusal is a [client.Error].
 package admin
@@ -36,8 +36,9 @@ const (
 // A Client is an operator's access to one server. It is safe for concurrent
 // use.
 type Client struct {
-	rest      *rest.Client
-	authorize func(context.Context) (string, error)
+	rest         *rest.Client
+	host, policy string
+	authorize    func(context.Context) (string, error)
 }
 
 // New reads the connection string of a policy with the right ServiceConfig, in
@@ -52,8 +53,15 @@ func New(connectionString string, o client.HTTP) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admin: %w", err)
 	}
-	return &Client{rest: r, authorize: s.Authorize()}, nil
+	return &Client{rest: r, host: s.Host, policy: s.KeyName, authorize: s.Authorize()}, nil
 }
+
+// Host returns the host of the connection string, with an optional :port.
+func (c *Client) Host() string { return c.host }
+
+// Policy returns the name of the connection string's policy, or nothing where it
+// has a token instead.
+func (c *Client) Policy() string { return c.policy }
 
 // Version returns the version of the server's program.
 func (c *Client) Version(ctx context.Context) (string, error) {
@@ -250,8 +258,17 @@ func hubPath(host string) (string, error) {
 // call makes a request, all of which can be repeated, and reads the answer into
 // v, unless that is nil.
 func (c *Client) call(ctx context.Context, method, path string, body []byte, v any) error {
+	return c.callIf(ctx, "", method, path, body, v)
+}
+
+// callIf is call with an If-Match, unless that is empty.
+func (c *Client) callIf(ctx context.Context, ifMatch, method, path string, body []byte, v any) error {
+	header := http.Header{}
+	if ifMatch != "" {
+		header.Set("If-Match", ifMatch)
+	}
 	answer, err := c.rest.Do(ctx, rest.Request{
-		Method: method, Path: "/berth/v1/" + path, Body: body, Authorize: c.authorize, Repeatable: true, MaxAnswer: maxAnswer,
+		Method: method, Path: "/berth/v1/" + path, Header: header, Body: body, Authorize: c.authorize, Repeatable: true, MaxAnswer: maxAnswer,
 	})
 	if err != nil || v == nil {
 		return err

@@ -1,7 +1,8 @@
 // Package admin is Berth's own REST API, for operators and the berth command:
 // why a device was refused, which hubs are linked to the provisioning scope,
-// which TPMs a group lists, which CA certificates groups may name, and what
-// devices sent. Beside it are the probes of an orchestrator.
+// who may operate the scope and its hubs, which TPMs a group lists, which CA
+// certificates groups may name, and what devices sent. Beside it are the probes
+// of an orchestrator.
 //
 // openapi.json describes it. Except for that and the probes, a request carries a
 // SAS token of a shared access policy of the scope that its Host header names,
@@ -26,6 +27,7 @@ import (
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/front/internal/rest"
 	"github.com/berth-iot/berth/front/internal/tenant"
+	"github.com/berth-iot/berth/hsm"
 	"github.com/berth-iot/berth/limit"
 	"github.com/berth-iot/berth/provision"
 )
@@ -60,7 +62,8 @@ type Scopes interface {
 // Config is what the handler is made of. All members are required.
 type Config struct {
 	Scopes   Scopes // the one that a request's Host header names is administered
-	Policies access.Policies
+	Policies access.Keeper
+	Secrets  hsm.Deriver // servers that share it make the same entity tags
 
 	Decisions    Explainer
 	Links        Links
@@ -102,7 +105,7 @@ type front struct{ Config }
 
 // routes are the operations, each of which openapi.json describes.
 func (f front) routes() []rest.Route {
-	return slices.Concat(f.certificateRoutes(), f.trustRoutes(), []rest.Route{
+	return slices.Concat(f.policyRoutes("/berth/v1/policies", f.scopeOwner), f.policyRoutes("/berth/v1/hubs/{host}/policies", f.hubOwner), f.certificateRoutes(), f.trustRoutes(), []rest.Route{
 		{Method: http.MethodGet, Pattern: "/healthz", Serve: f.health},
 		{Method: http.MethodGet, Pattern: "/readyz", Serve: f.ready},
 		{Method: http.MethodGet, Pattern: "/berth/v1/openapi.json", Serve: f.openapi},

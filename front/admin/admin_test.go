@@ -76,7 +76,7 @@ func start(t *testing.T) *server {
 	})
 	s.enroller = provision.NewEnroller(provision.EnrollerConfig{Store: store, Records: store, Trust: store, Journal: journal, Now: time.Now, Random: rand.Reader})
 	s.Server = httptest.NewServer(documented(t, New(Config{
-		Scopes: scopes{store}, Policies: store,
+		Scopes: scopes{store}, Policies: store, Secrets: secrets,
 		Decisions: s.enroller,
 		Links:     store, Lists: s.enroller, Certificates: s.enroller, Trust: s.enroller, Messages: store, Version: "1.2.3",
 		Ready:    func(context.Context) error { return s.ready },
@@ -182,27 +182,33 @@ func TestProbes(t *testing.T) {
 	}
 }
 
+// Who does not hold the key of a policy with the right gets nothing from any
+// route, and is not told whether there would have been something.
 func TestCallersThatAreRefused(t *testing.T) {
 	s := start(t)
 	later := time.Now().Add(time.Hour)
 	own := s.owner.Primary.Bytes()
-	weak := s.policy("enrollmentread", access.AllProvisioning&^access.ServiceConfig)
-	for _, path := range []string{"/berth/v1/version", "/berth/v1/decisions/a", "/berth/v1/hubs", "/berth/v1/hubs/a/messages"} {
-		for _, authorization := range []string{
-			"", "Bearer x",
-			token(weak),
-			sas.Sign(own, "other.example", later, s.owner.Name),
-			sas.Sign(own, host, time.Now().Add(-time.Hour), s.owner.Name),
-			sas.Sign(own, host, later, "nobody"),
-			sas.Sign(own, host, later, ""),
-			sas.Sign(own, string(scope)+"/registrations/a", later, s.owner.Name),
-			sas.Sign([]byte("another key"), host, later, s.owner.Name),
-		} {
-			s.refuses("GET", path, "", authorization, 401, errs.Denied)
+	weak := s.policy("weak", access.DeviceConnect|access.RegistrationStatusRead|access.RegistrationStatusWrite)
+	for path, item := range readDocument(t).Paths.Map() {
+		path = regexp.MustCompile(`{[^}]*}`).ReplaceAllString(path, "a")
+		for method, operation := range item.Operations() {
+			if operation.Security != nil {
+				continue // it asks for nothing
+			}
+			for _, authorization := range []string{
+				"", "Bearer x",
+				token(weak),
+				sas.Sign(own, "other.example", later, s.owner.Name),
+				sas.Sign(own, host, time.Now().Add(-time.Hour), s.owner.Name),
+				sas.Sign(own, host, later, "nobody"),
+				sas.Sign(own, host, later, ""),
+				sas.Sign(own, string(scope)+"/registrations/a", later, s.owner.Name),
+				sas.Sign([]byte("another key"), host, later, s.owner.Name),
+			} {
+				s.refuses(method, path, "", authorization, 401, errs.Denied)
+			}
 		}
 	}
-	s.refuses("PUT", "/berth/v1/hubs/a", "{}", token(weak), 401, errs.Denied)
-	s.refuses("DELETE", "/berth/v1/hubs/a", "", "", 401, errs.Denied)
 	s.refuses("GET", "/berth/v1/other", "", token(s.owner), 404, errs.NotFound)
 	s.refuses("POST", "/berth/v1/hubs", "", token(s.owner), 405, errs.NotAllowed)
 
@@ -257,7 +263,7 @@ func TestLinkedHubs(t *testing.T) {
 	} {
 		s.refuses("PUT", "/berth/v1/hubs/hub1.example", body, token(s.owner), 400, errs.Invalid)
 	}
-	s.refuses("PUT", "/berth/v1/hubs/hub1.example", `{"weight":`+strings.Repeat(" ", maxLink)+`1}`, token(s.owner), 413, errs.TooLarge)
+	s.refuses("PUT", "/berth/v1/hubs/hub1.example", `{"weight":`+strings.Repeat(" ", maxBody)+`1}`, token(s.owner), 413, errs.TooLarge)
 	for _, bad := range []string{
 		"hub_1", "-hub", "hub-", "hub..example", ".hub", "hub.", "hub%2Fexample", "hub%20", "user@hub", "hub:", "hub:0", "hub:65536", "hub:x", "hub:1:2",
 		"%5B::1%5D", "h%C3%BCb.example", strings.Repeat("a", 64), strings.Repeat("abc.", 64) + "example",

@@ -1,23 +1,15 @@
 package admin
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/berth-iot/berth/errs"
-	"github.com/berth-iot/berth/front/internal/rest"
 	"github.com/berth-iot/berth/provision"
 )
-
-// maxLink is the longest link that is read, in bytes.
-const maxLink = 4 << 10
 
 func (f front) hubs(w http.ResponseWriter, r call) error {
 	linked, err := f.Links.Linked(r.Context(), r.scope.ID)
@@ -35,46 +27,21 @@ func (f front) link(w http.ResponseWriter, r call) error {
 	if err != nil {
 		return err
 	}
-	if err := rest.RequireJSON(r.Request.Request); err != nil {
+	sent := struct {
+		Weight     int  `json:"weight"`
+		Allocation bool `json:"allocation"`
+	}{1, true} // a full share in every allocation
+	if err := readStrict(w, r, maxBody, &sent); err != nil {
 		return err
 	}
-	body, err := rest.ReadBody(w, r.Request.Request, maxLink)
-	if err != nil {
-		return err
+	if sent.Weight < 1 || sent.Weight > 1000 {
+		return invalid("weight must be 1 to 1000")
 	}
-	h, err := decodeLink(body)
-	if err != nil {
-		return err
-	}
-	h.Host = host
+	h := provision.LinkedHub{Host: host, Weight: sent.Weight, Allocation: sent.Allocation}
 	if err := f.Links.PutLinkedHub(r.Context(), r.scope.ID, h); err != nil {
 		return fmt.Errorf("linking %s: %w", host, err)
 	}
 	return answer(w, h)
-}
-
-// decodeLink reads the members of a link that an operator may set; those left
-// out mean a full share in every allocation.
-func decodeLink(body []byte) (provision.LinkedHub, error) {
-	sent := struct {
-		Weight     int  `json:"weight"`
-		Allocation bool `json:"allocation"`
-	}{1, true}
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	err := d.Decode(&sent)
-	if err == nil {
-		if _, more := d.Token(); more != io.EOF {
-			err = errors.New("there is more after the object")
-		}
-	}
-	if err != nil {
-		return provision.LinkedHub{}, invalid("The body must be {\"weight\": 1 to 1000, \"allocation\": true or false}").WithCause(err)
-	}
-	if sent.Weight < 1 || sent.Weight > 1000 {
-		return provision.LinkedHub{}, invalid("weight must be 1 to 1000")
-	}
-	return provision.LinkedHub{Weight: sent.Weight, Allocation: sent.Allocation}, nil
 }
 
 func (f front) unlink(w http.ResponseWriter, r call) error {

@@ -7,15 +7,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/hub"
-	"github.com/berth-iot/berth/provision"
 )
 
 // Messages is the part of the telemetry stream that is shown to operators.
@@ -110,20 +107,13 @@ func parseSelection(r *http.Request) (selection, error) {
 // at the newest message, or, when following, with the client's connection or
 // when the server drains.
 func (f front) messages(w http.ResponseWriter, r call) error {
-	host, err := parseHost(r.PathValue("host"))
-	if err != nil {
-		return err
-	}
 	want, err := parseSelection(r.Request.Request)
 	if err != nil {
 		return err
 	}
-	linked, err := f.Links.Linked(r.Context(), r.scope.ID)
+	linked, err := f.ours(r)
 	if err != nil {
-		return fmt.Errorf("listing the linked hubs: %w", err)
-	}
-	if !slices.ContainsFunc(linked, func(h provision.LinkedHub) bool { return strings.EqualFold(h.Host, host) }) {
-		return notLinked(host)
+		return err
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -134,7 +124,7 @@ func (f front) messages(w http.ResponseWriter, r call) error {
 		case <-ctx.Done():
 		}
 	}()
-	err = f.stream(ctx, w, hub.HostName(host), want)
+	err = f.stream(ctx, w, hub.HostName(linked.Host), want)
 	if ctx.Err() != nil {
 		return nil // the reader left, or was asked to
 	}

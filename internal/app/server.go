@@ -129,7 +129,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 		admin: admin.New(admin.Config{
-			Scopes: scopes, Policies: s.store, Decisions: enroller, Links: s.hubs, Lists: enroller, Certificates: enroller, Trust: enroller, Messages: s.store,
+			Scopes: scopes, Policies: s.store, Secrets: key, Decisions: enroller, Links: s.hubs, Lists: enroller, Certificates: enroller, Trust: enroller, Messages: s.store,
 			Version: version, Ready: s.isReady, Draining: s.draining,
 			Addresses: addresses, Observe: s.metrics.of("admin"),
 			Now: now, Logger: s.logger, Random: rand.Reader,
