@@ -1,92 +1,14 @@
 package provision
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
 )
-
-// Devices do not wait for each other; calls of one device do.
-func TestTurnsAreTakenOneAtATime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var turns turns
-		var inside, overlapped, done atomic.Int32
-		begin := time.Now()
-		for range 10 {
-			for _, device := range []device.RegistrationID{"a", "b"} {
-				go func() {
-					release, err := turns.take(t.Context(), line{"0ne00111111", device})
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					if device == "a" && inside.Add(1) > 1 {
-						overlapped.Add(1)
-					}
-					<-time.After(time.Second) // the hub takes its time, by a clock that costs none
-					if device == "a" {
-						inside.Add(-1)
-					}
-					release()
-					done.Add(1)
-				}()
-			}
-		}
-		synctest.Wait()
-		if n := inLine(&turns); n != 2 {
-			t.Errorf("%d devices are in line", n)
-		}
-		<-time.After(time.Minute)
-		synctest.Wait()
-		if overlapped.Load() != 0 || done.Load() != 20 {
-			t.Errorf("%d calls overlapped, %d were done", overlapped.Load(), done.Load())
-		}
-		if took := time.Since(begin); took != time.Minute {
-			t.Errorf("it took %v", took)
-		}
-		if n := inLine(&turns); n != 0 {
-			t.Errorf("%d devices are remembered with nobody in line", n)
-		}
-	})
-}
-
-func inLine(t *turns) int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.lines)
-}
-
-func TestTurnIsNotWaitedForLongerThanTheCall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var turns turns
-		l := line{"0ne00111111", "a"}
-		release, err := turns.take(t.Context(), l)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if _, err := turns.take(ctx, l); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("waiting gave %v", err)
-		}
-		release()
-		if inLine(&turns) != 0 {
-			t.Error("a line was left behind")
-		}
-		again, err := turns.take(t.Context(), l)
-		if err != nil {
-			t.Fatal(err)
-		}
-		again()
-	})
-}
 
 // Strangers can be challenged as often as they like: the table is forgotten a
 // generation at a time.

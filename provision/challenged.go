@@ -8,6 +8,12 @@ import (
 	"github.com/berth-iot/berth/device"
 )
 
+// A line is one device in one scope.
+type line struct {
+	scope device.IDScope
+	key   device.RegistrationID
+}
+
 // maxChallenged bounds each generation of the table of challenged devices.
 const maxChallenged = 1 << 15
 

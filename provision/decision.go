@@ -25,7 +25,7 @@ type Decision struct {
 	Time           time.Time       `json:"time"`
 	Scope          device.IDScope  `json:"idScope"`
 	RegistrationID string          `json:"registrationId"`
-	Call           string          `json:"call"` // register, operation status or lookup
+	Call           string          `json:"call"` // register, operation status, lookup, or finish: what was left of a register call
 	Wire           string          `json:"wire"`
 	Remote         string          `json:"remote"`
 	Presented      string          `json:"presented"`
@@ -47,6 +47,7 @@ type Result string
 // The results.
 const (
 	ResultAssigned   Result = "assigned"
+	ResultAssigning  Result = "assigning" // begun; what it comes to is another decision
 	ResultChallenged Result = "challenged"
 	ResultDisabled   Result = "disabled"
 	ResultFailed     Result = "failed"
@@ -73,7 +74,7 @@ func (d *Decision) consider(e *enroll.Entry, decided bool, findings []attest.Fin
 // end says what the call came to.
 func (d *Decision) end(result Result, format string, args ...any) {
 	d.Result, d.Outcome = result, string(result)+fmt.Sprintf(format, args...)
-	d.Accepted = result == ResultAssigned || result == ResultChallenged
+	d.Accepted = result == ResultAssigned || result == ResultAssigning || result == ResultChallenged
 }
 
 // conclude writes the end of a story that has none yet.
@@ -120,6 +121,21 @@ func (j *Journal) add(d Decision) {
 	j.next = (j.next + 1) % len(j.ring)
 }
 
+// put is add for the story of something that goes on: it takes the place of what
+// was told of the same call before.
+func (j *Journal) put(d Decision) {
+	j.mu.Lock()
+	for i := range j.ring {
+		if o := &j.ring[i]; o.TrackingID == d.TrackingID && o.Call == d.Call && o.Scope == d.Scope && o.RegistrationID == d.RegistrationID {
+			*o = d
+			j.mu.Unlock()
+			return
+		}
+	}
+	j.mu.Unlock()
+	j.add(d)
+}
+
 // find returns the decisions about a registration ID, or the one with a
 // tracking ID, newest first.
 func (j *Journal) find(scope device.IDScope, id string) []Decision {
@@ -133,5 +149,6 @@ func (j *Journal) find(scope device.IDScope, id string) []Decision {
 		}
 	}
 	slices.Reverse(found)
+	slices.SortStableFunc(found, func(a, b Decision) int { return b.Time.Compare(a.Time) }) // for what was put
 	return found
 }

@@ -219,7 +219,8 @@ func (e *Enroller) Registration(ctx context.Context, caller access.Caller, scope
 }
 
 // DeleteRegistration removes a registration record if match (which may be nil)
-// accepts its entity tag. The device's identity at the hub stays.
+// accepts its entity tag. The device's identity at the hub stays. While a hub is
+// being told about the device, the error is of kind errs.Conflict.
 func (e *Enroller) DeleteRegistration(ctx context.Context, caller access.Caller, scope device.IDScope, id string, match Precondition) error {
 	if err := caller.Require(access.RegistrationStatusWrite); err != nil {
 		return err
@@ -234,6 +235,8 @@ func (e *Enroller) DeleteRegistration(ctx context.Context, caller access.Caller,
 			return nil, recordNotFound()
 		case match != nil && !match(old.ETag):
 			return nil, errs.New(errs.Precondition, errs.CodePrecondition, "The etag is not the current one; read the registration again.")
+		case old.leased(e.Now()):
+			return nil, errs.New(errs.Conflict, errs.CodeConflict, "The device is being assigned at this moment; try again in two minutes.")
 		}
 		return nil, nil
 	})

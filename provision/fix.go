@@ -120,4 +120,13 @@ func fixDisabled(e *enroll.Entry) string {
 	return "berth enrollment update " + e.ID + " --enable"
 }
 
+// fixUnlinkedHome is about a device that is to stay at a hub that is not linked.
+func fixUnlinkedHome(e *enroll.Entry, host string) string {
+	command := "berth enrollment update "
+	if e.Kind == enroll.Group {
+		command = "berth group update "
+	}
+	return lines("link the hub again, or let the device move:", "berth hub link "+host, command+e.ID+" --reprovision migrate")
+}
+
 func encode(b []byte) string { return base64.StdEncoding.EncodeToString(b) }

@@ -2,18 +2,14 @@ package provision
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
-	"github.com/berth-iot/berth/attest"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/hsm"
-	"github.com/berth-iot/berth/tpm"
 )
 
 // pollAfter is what a device is told to wait between polls: what the original
@@ -24,13 +20,15 @@ const pollAfter = 3 * time.Second
 // of other sizes would be new to clients.
 const hubKeySize = 32
 
-// A Config is what a Registrar works with. All members but Observe are needed.
+// A Config is what a Registrar works with. All members but Observe are needed, and
+// Chooser only where enrollments have allocation policy custom.
 type Config struct {
 	Enrollments EnrollmentReader
 	Trust       TrustReader
 	Records     Records
 	Scopes      Scopes
 	Hubs        Hubs
+	Chooser     Chooser
 	Secrets     hsm.Deriver // the same on every server of a scope
 	Journal     *Journal
 	Now         func() time.Time
@@ -41,24 +39,35 @@ type Config struct {
 	// AnswerAtOnce puts the assignment into the answer to the register call.
 	// Otherwise a device learns it by polling, as from the original service.
 	AnswerAtOnce bool
-	// Observe is told what every register call came to.
+	// GiveUpAfter is how long a registration may be under way before it fails,
+	// because a hub or a webhook is out of reach.
+	GiveUpAfter time.Duration
+	// Workers is how many registrations Run works on at a time.
+	Workers int
+	// Observe is told what every register call came to, and in the end again where
+	// that was assigning.
 	Observe func(Result)
+	// Fault is told what keeps Run from its work.
+	Fault func(error)
 }
 
 // A Registrar is the devices' side of the service.
 type Registrar struct {
 	Config
-	turns        turns
+	handed       chan *Registration
 	challenged   challenged
 	certificates certificates
 	tpmGroups    tpmGroups
 }
 
 // NewRegistrar returns a registrar.
-func NewRegistrar(c Config) *Registrar { return &Registrar{Config: c} }
+func NewRegistrar(c Config) *Registrar {
+	return &Registrar{Config: c, handed: make(chan *Registration, maxHanded)}
+}
 
-// Register decides about a device and gives it a home. The record and the
-// identity at the hub are durable when it returns without an error.
+// Register decides about a device and gives it a home, or begins to. What it
+// answers is durable when it returns: the record, and the identity at a hub of
+// these servers.
 //
 // Errors are of the kinds Invalid (the request), Denied (the credential),
 // NotFound (the scope or the enrollment) and Internal.
@@ -90,11 +99,6 @@ func (r *Registrar) register(ctx context.Context, req Request, d *Decision) (Out
 	if err != nil {
 		return Outcome{}, err
 	}
-	release, err := r.turns.take(ctx, c.line())
-	if err != nil {
-		return Outcome{}, fmt.Errorf("waiting for an earlier registration of the device: %w", err)
-	}
-	defer release()
 	return r.admit(ctx, c, a, d)
 }
 
@@ -122,204 +126,6 @@ func scopeNotFound() error {
 	return errs.New(errs.NotFound, errs.CodeGenericNotFound, "ID scope not found.")
 }
 
-// admit gives a device that proved who it is its home, and records it.
-func (r *Registrar) admit(ctx context.Context, c claimant, a *admission, d *Decision) (Outcome, error) {
-	before, err := r.Records.Registration(ctx, c.scope.ID, c.key)
-	if err != nil && errs.KindOf(err) != errs.NotFound {
-		return Outcome{}, fmt.Errorf("reading the registration record: %w", err)
-	}
-	record, err := r.newRecord(c, a, before)
-	if err != nil {
-		return Outcome{}, err
-	}
-	if a.entry.Disabled {
-		record.Status = Disabled
-		d.end(ResultDisabled, ": %s %q is disabled", a.entry.Kind, a.entry.ID)
-		d.Fix = fixDisabled(a.entry)
-	} else if err := r.assign(ctx, c, a, before, record, d); err != nil {
-		return Outcome{}, err
-	}
-	put := func(*Registration) (*Registration, error) { return record, nil }
-	if err := r.Records.ChangeRegistration(ctx, c.scope.ID, c.key, put); err != nil {
-		return Outcome{}, fmt.Errorf("writing the registration record: %w", err)
-	}
-	return r.answer(record), nil
-}
-
-// answer is what the register call tells of a finished registration. Clients
-// expect every end but a good one from polling.
-func (r *Registrar) answer(record *Registration) Outcome {
-	if record.Status == Assigned && r.AnswerAtOnce {
-		return Outcome{Operation: &Operation{ID: record.OperationID, Registration: *record}}
-	}
-	return Outcome{Operation: &Operation{
-		ID:           record.OperationID,
-		Registration: Registration{ID: record.ID, Status: Assigning},
-		RetryAfter:   pollAfter,
-	}}
-}
-
-// newRecord begins the record that takes the place of before (nil when there
-// is none).
-func (r *Registrar) newRecord(c claimant, a *admission, before *Registration) (*Registration, error) {
-	operation, err := r.operationID()
-	if err != nil {
-		return nil, err
-	}
-	etag, err := errs.NewUUID(r.Random)
-	if err != nil {
-		return nil, err
-	}
-	now := r.Now()
-	record := &Registration{
-		Scope: c.scope.ID, Key: c.key, ID: c.ID, Attestation: a.entry.Attestation.Type,
-		OperationID: operation, ETag: etag, Created: now, Updated: now, StorageRootKey: a.held.srk,
-	}
-	if a.entry.Kind == enroll.Individual {
-		record.ID = a.entry.ID
-	} else {
-		record.GroupID, record.EndorsementKey = a.entry.ID, a.held.ek
-	}
-	if before != nil {
-		record.Created = before.Created
-		record.Hub, record.DeviceID = before.Hub, before.DeviceID // where it lives, whatever comes of this
-	}
-	return record, nil
-}
-
-// operationID has the form of the original's: a shard, sixteen hexadecimal
-// digits and a UUID, with nothing that a URL or a topic would have to encode.
-func (r *Registrar) operationID() (string, error) {
-	var instance [8]byte
-	if _, err := io.ReadFull(r.Random, instance[:]); err != nil {
-		return "", fmt.Errorf("drawing an operation ID: %w", err)
-	}
-	id, err := errs.NewUUID(r.Random)
-	return "1." + hex.EncodeToString(instance[:]) + "." + id, err
-}
-
-// assign chooses a hub, tells it about the device and completes the record. An
-// end that the device is to learn by polling is in the record; an error means
-// that nothing was decided and the device may ask again.
-func (r *Registrar) assign(ctx context.Context, c claimant, a *admission, before, record *Registration, d *Decision) error {
-	assignment, reason, err := r.plan(ctx, c, a, before)
-	if err != nil {
-		return err
-	}
-	d.Allocation = reason
-	if assignment.Hub == "" {
-		record.fail(errs.New(errs.Invalid, errs.CodeHubNotSpecified, "No IoT hub is available for this device."), d)
-		d.Fix = fixNoHub(a.entry)
-		return nil
-	}
-	if err := r.credential(a, assignment, record); err != nil {
-		return err
-	}
-	err = r.Hubs.Assign(ctx, *assignment)
-	if err != nil {
-		switch errs.KindOf(err) {
-		case errs.Internal, errs.Unavailable, errs.Busy:
-			return fmt.Errorf("assigning to %s: %w", assignment.Hub, err)
-		}
-		record.fail(errs.Public(err), d)
-		d.Hub = fmt.Sprintf("%s refused: %v", assignment.Hub, err)
-		return nil
-	}
-	d.Hub = assignment.Hub + " accepted the identity"
-	record.Status, record.Hub, record.DeviceID = Assigned, assignment.Hub, assignment.DeviceID
-	record.Substatus = substatus(before, assignment)
-	d.end(ResultAssigned, " to %s as %s", record.Hub, record.DeviceID)
-	return nil
-}
-
-// plan says where the device goes; its Hub is empty when there is nowhere.
-func (r *Registrar) plan(ctx context.Context, c claimant, a *admission, before *Registration) (*Assignment, string, error) {
-	linked, err := r.Hubs.Linked(ctx, c.scope.ID)
-	if err != nil {
-		return nil, "", fmt.Errorf("reading the linked hubs: %w", err)
-	}
-	policy, reprovision := a.entry.Allocation, enroll.ReprovisionPolicy{UpdateHubAssignment: true, MigrateDeviceData: true}
-	if policy == "" {
-		policy = c.scope.Allocation
-	}
-	if a.entry.Reprovision != nil {
-		reprovision = *a.entry.Reprovision
-	}
-	var at Place
-	if before != nil {
-		at = Place{before.Hub, before.DeviceID}
-	}
-	next := &Assignment{DeviceID: a.deviceID(c, at), IoTEdge: a.entry.IoTEdge, Twin: a.entry.InitialTwin}
-	if at.Hub != "" && !reprovision.UpdateHubAssignment {
-		next.Hub = at.Hub
-		return next, "the reprovision policy keeps the device where it is", nil
-	}
-	choice := allocate(policy, candidates(a.entry, linked), c.key, at.Hub, c.Remote)
-	next.Hub = choice.Hub
-	if at.Hub != "" && at.DeviceID == next.DeviceID && !strings.EqualFold(at.Hub, next.Hub) {
-		next.From, next.MigrateTwin = at, reprovision.MigrateDeviceData
-	}
-	return next, choice.Why, nil
-}
-
-// deviceID is the device's name at the hub. A device of a group keeps the
-// spelling it first came with: the hub tells cases apart, and this service does
-// not.
-func (a *admission) deviceID(c claimant, at Place) device.ID {
-	switch {
-	case a.entry.DeviceID != "":
-		return a.entry.DeviceID
-	case strings.EqualFold(string(at.DeviceID), c.ID):
-		return at.DeviceID
-	case a.entry.Kind == enroll.Individual:
-		return device.ID(a.entry.ID)
-	}
-	return device.ID(c.ID)
-}
-
-// credential says by what the hub is to know the device. For a TPM it is a key
-// made anew at every registration, for what a TPM holds nobody can read back.
-func (r *Registrar) credential(a *admission, to *Assignment, record *Registration) error {
-	to.Keys, to.Thumbprint = a.keys, a.thumbprint
-	if a.tpm == nil {
-		return nil
-	}
-	key, err := device.GenerateSymmetricKey(r.Random, hubKeySize)
-	if err != nil {
-		return err
-	}
-	other, err := device.GenerateSymmetricKey(r.Random, hubKeySize)
-	if err != nil {
-		return err
-	}
-	to.Keys = attest.SymmetricKeys{Primary: key, Secondary: other}
-	record.HubKeyBlob, err = tpm.Activation(r.Random, a.tpm.EndorsementKey, a.tpm.StorageRootKey, key.Bytes(), sealedText(to.Hub+"/devices/"+string(to.DeviceID)))
-	if err != nil {
-		return fmt.Errorf("sealing the hub key: %w", err)
-	}
-	return nil
-}
-
-func (r *Registration) fail(e *errs.Error, d *Decision) {
-	r.Status, r.ErrorCode, r.ErrorMessage = Failed, e.Code, e.Message
-	d.end(ResultFailed, ": %s", e.Message)
-	d.ErrorCode = e.Code
-}
-
-func substatus(before *Registration, to *Assignment) Substatus {
-	switch {
-	case before == nil || before.Hub == "":
-		return InitialAssignment
-	case to.From.Hub == "" && before.DeviceID == to.DeviceID:
-		return ReprovisionedToInitialAssignment
-	case to.From.Hub == "":
-		return InitialAssignment
-	case to.MigrateTwin:
-		return DeviceDataMigrated
-	}
-	return DeviceDataReset
-}
-
 // OperationStatus returns the outcome of a registration the device began.
 //
 // Errors are those of Register, and NotFound for an operation that is not the
@@ -335,7 +141,11 @@ func (r *Registrar) OperationStatus(ctx context.Context, req Request, operationI
 		r.Journal.add(d)
 		return Outcome{}, err
 	}
-	return Outcome{Operation: &Operation{ID: record.OperationID, Registration: *record}}, nil
+	o := &Operation{ID: record.OperationID, Registration: *record}
+	if record.Status == Assigning {
+		o.RetryAfter = pollAfter
+	}
+	return Outcome{Operation: o}, nil
 }
 
 // Lookup returns the device's registration record. Its errors are those of

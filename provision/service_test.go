@@ -122,6 +122,10 @@ func (h hubs) Assign(ctx context.Context, a provision.Assignment) error {
 	return h.s.hub.Provision(ctx, p)
 }
 
+func (h hubs) AssignElsewhere(context.Context, provision.Assignment) error {
+	return errors.New("no hub is elsewhere")
+}
+
 func (s *service) link(host string, weight int) {
 	s.t.Helper()
 	if err := s.store.PutLinkedHub(s.t.Context(), scope, provision.LinkedHub{Host: host, Weight: weight, Allocation: true}); err != nil {

@@ -109,22 +109,27 @@ type Registration struct {
 // A Pending is the durable part of a registration that is under way: with it
 // and the enrollment any server can finish it. It holds no key.
 type Pending struct {
-	// Due is when somebody is to work on it. Who begins to moves it to the end
-	// of the time that he gives himself, and so keeps others away.
+	// Due is when somebody is to work on it. Leased says that somebody does, and
+	// has until Due: the others keep away until then.
 	Due       time.Time `json:"-"`
+	Leased    bool      `json:"leased,omitempty"`
 	Attempts  int       `json:"attempts"`            // begun so far
 	LastError string    `json:"lastError,omitempty"` // of the last one that failed, for the operator
 
 	// What the device showed and said, as in Request.
-	Certificate []byte          `json:"certificate,omitempty"` // its leaf, DER
-	Payload     json.RawMessage `json:"payload,omitempty"`
-	APIVersion  string          `json:"apiVersion"`
-	TrackingID  errs.TrackingID `json:"trackingId"`
-	Wire        string          `json:"wire"`
-	Remote      string          `json:"remote"`
+	Chain      []byte          `json:"chain,omitempty"`   // its certificates, DER, one after the other, the leaf first
+	KeyName    string          `json:"keyName,omitempty"` // the registration ID that its key is derived from, in a group
+	Payload    json.RawMessage `json:"payload,omitempty"`
+	APIVersion string          `json:"apiVersion"`
+	TrackingID errs.TrackingID `json:"trackingId"`
+	Wire       string          `json:"wire"`
+	Remote     string          `json:"remote"`
 
 	// Choice is what custom allocation answered, nil before it has.
 	Choice *Choice `json:"choice,omitempty"`
+	// Tried are the places where attempts have begun to bring the device, which
+	// may be at any of them or still where its record says.
+	Tried []Place `json:"tried,omitempty"`
 }
 
 // A Choice is what a custom allocation decides about a device.
@@ -239,13 +244,18 @@ type Scopes interface {
 type Hubs interface {
 	// Linked returns the hubs of scope, ordered by host.
 	Linked(ctx context.Context, scope device.IDScope) ([]LinkedHub, error)
-	// Assign gives the device its identity at the hub. It is idempotent, and
-	// durable when it returns.
+	// Assign gives the device its identity at a hub of these servers, coming from
+	// another of these or from nowhere. It is idempotent, and durable when it
+	// returns, or with the commit of Records.Together.
 	Assign(ctx context.Context, a Assignment) error
+	// AssignElsewhere is Assign where any of the hubs is one elsewhere. It may take
+	// until ctx ends; when it fails, nobody knows how far it came.
+	AssignElsewhere(ctx context.Context, a Assignment) error
 }
 
 // An Assignment is what a hub is told about a device.
 type Assignment struct {
+	Scope    device.IDScope // whose links the hubs are reached by
 	Hub      string
 	DeviceID device.ID
 	IoTEdge  bool
@@ -261,10 +271,24 @@ type Assignment struct {
 	// MigrateTwin takes the twin along from From; otherwise it starts anew
 	// when the device comes from elsewhere.
 	MigrateTwin bool
+	// Tried are further places where the device may be, since an attempt to bring
+	// it there was cut off. It is at one of them at least, at From or, when From is
+	// zero, here.
+	Tried []Place
 }
 
 // A Place is a device identity at a hub.
 type Place struct {
-	Hub      string
-	DeviceID device.ID
+	Hub      string    `json:"hub"`
+	DeviceID device.ID `json:"deviceId"`
+}
+
+// HubHealth is how a hub elsewhere has answered this server since it started.
+type HubHealth struct {
+	Host          string    `json:"host"`
+	LastSuccess   time.Time `json:"lastSuccess,omitzero"`
+	LastError     string    `json:"lastError,omitempty"` // for the operator; stays when it is over
+	LastErrorTime time.Time `json:"lastErrorTime,omitzero"`
+	Failures      int       `json:"failures"` // in a row, up to now
+	Waiting       int       `json:"waiting"`  // registrations under way that are to go there
 }

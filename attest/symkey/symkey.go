@@ -59,7 +59,7 @@ func VerifyDerived(group attest.SymmetricKeys, token *sas.Token, claim attest.Cl
 		spellings = append(spellings, lower)
 	}
 	for _, id := range spellings {
-		derived := derive(group, id)
+		derived := Derive(group, id)
 		slot := signer(derived, *token)
 		if slot == "" {
 			continue
@@ -76,7 +76,9 @@ func VerifyDerived(group attest.SymmetricKeys, token *sas.Token, claim attest.Cl
 	return attest.SymmetricKeys{}, v
 }
 
-func derive(group attest.SymmetricKeys, id string) attest.SymmetricKeys {
+// Derive returns the two keys of one device of an enrollment group; see
+// DeriveDeviceKey.
+func Derive(group attest.SymmetricKeys, id string) attest.SymmetricKeys {
 	return attest.SymmetricKeys{
 		Primary:   DeriveDeviceKey(group.Primary, id),
 		Secondary: DeriveDeviceKey(group.Secondary, id),

@@ -180,7 +180,18 @@ func (s *store) DueRegistrations(_ context.Context, now time.Time, limit int) ([
 	return page(due, "", limit), nil
 }
 
-func (s *store) Together(ctx context.Context, do func(context.Context) error) error { return do(ctx) }
+func (s *store) Together(ctx context.Context, do func(context.Context) error) error {
+	s.mu.Lock()
+	before := maps.Clone(s.records)
+	s.mu.Unlock()
+	err := do(ctx)
+	if err != nil {
+		s.mu.Lock()
+		s.records = before
+		s.mu.Unlock()
+	}
+	return err
+}
 
 func page[K cmp.Ordered, V any](all map[K]V, after K, limit int) []V {
 	var found []V
@@ -204,6 +215,8 @@ func (s *store) Linked(context.Context, device.IDScope) ([]provision.LinkedHub, 
 }
 
 func (s *store) Assign(context.Context, provision.Assignment) error { return s.refusal }
+
+func (s *store) AssignElsewhere(context.Context, provision.Assignment) error { return s.refusal }
 
 func (s *store) Policies(_ context.Context, owner access.Owner) ([]access.Policy, error) {
 	if owner != access.ScopeOwner(scope) {

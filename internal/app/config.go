@@ -41,6 +41,7 @@ type Config struct {
 	Limits       LimitsConfig       `toml:"limits"`
 	Metrics      MetricsConfig      `toml:"metrics"`
 	Provisioning ProvisioningConfig `toml:"provisioning"`
+	LinkedHubs   LinkedHubsConfig   `toml:"linked_hubs"`
 	Telemetry    TelemetryConfig    `toml:"telemetry"`
 	Log          LogConfig          `toml:"log"`
 
@@ -83,6 +84,18 @@ type ProvisioningConfig struct {
 	AnswerAtOnce bool `toml:"answer_at_once"`
 	// Decisions is how many decisions are remembered for berth explain.
 	Decisions int `toml:"decisions"`
+	// GiveUpAfter is how long a registration waits for a hub elsewhere or a webhook
+	// that is out of reach, before it fails.
+	GiveUpAfter Duration `toml:"give_up_after"`
+	// Workers is how many such registrations are worked on at a time.
+	Workers int `toml:"workers"`
+}
+
+// LinkedHubsConfig says how hubs elsewhere are reached.
+type LinkedHubsConfig struct {
+	// CAFile is a PEM file of authorities that may vouch for such hubs, besides the
+	// system's; empty for none.
+	CAFile string `toml:"ca_file"`
 }
 
 // LimitsConfig bounds how often callers may call. What is over a limit is
@@ -138,7 +151,7 @@ func DefaultConfig() Config {
 		MaxConnections: 20000,
 		DrainTimeout:   Duration(20 * time.Second),
 		TLS:            TLSConfig{Certificates: []CertificateFiles{{serverCertFile, serverKeyFile}}},
-		Provisioning:   ProvisioningConfig{ChallengeWindow: Duration(5 * time.Minute), AnswerAtOnce: true, Decisions: 4096},
+		Provisioning:   ProvisioningConfig{ChallengeWindow: Duration(5 * time.Minute), AnswerAtOnce: true, Decisions: 4096, GiveUpAfter: Duration(time.Hour), Workers: 16},
 		Limits:         LimitsConfig{PerAddress: "2000/1s", PerDevice: "50/10s", ConnectionsPerAddress: 5000},
 		Telemetry:      TelemetryConfig{Retention: Duration(7 * 24 * time.Hour)},
 		Log:            LogConfig{Level: "info", Format: "text"},
@@ -208,6 +221,12 @@ func (c Config) Validate() error {
 	}
 	if n := c.Provisioning.Decisions; n < 1 || n > 1<<20 {
 		fault("provisioning.decisions", "must be between 1 and 1048576")
+	}
+	if d := time.Duration(c.Provisioning.GiveUpAfter); d < time.Minute || d > 7*24*time.Hour {
+		fault("provisioning.give_up_after", "must be between 1m and 168h")
+	}
+	if n := c.Provisioning.Workers; n < 1 || n > 1024 {
+		fault("provisioning.workers", "must be between 1 and 1024")
 	}
 	if _, err := limit.ParseRate(c.Limits.PerAddress); err != nil {
 		fault("limits.per_address", "%v", err)

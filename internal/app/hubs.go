@@ -4,52 +4,108 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/provision"
 )
 
-// hubs are the hubs of this process: it links them to the scope, tells requests
-// which hub they mean, and lets the provisioning service give devices their
-// identities there.
+// scopesStale is how long the list of scopes is good for. Another server may make
+// one.
+const scopesStale = time.Second
+
+// maxWaiting bounds the registrations under way that are counted.
+const maxWaiting = 10_000
+
+// hubs are the hubs that devices are assigned to: those of these servers, and
+// those elsewhere that are linked. It tells requests which hub of these servers
+// they mean, and lets the provisioning service give devices their identities.
 type hubs struct {
 	store   store
-	scope   device.IDScope
 	service *hub.Service
+	links   *links
 
-	// known are the linked hubs as they were last seen, for when the store
-	// cannot say: their devices are to hear that it is unavailable, and not that
-	// there is no such hub.
-	known atomic.Pointer[[]provision.LinkedHub]
+	// known are the names of the hubs of these servers that were seen, for when the
+	// store cannot say: their devices are to hear that it is unavailable, and not
+	// that there is no such hub.
+	known sync.Map
+	// scopes are the provisioning tenants, as of a moment ago.
+	scopes atomic.Pointer[scopeList]
 }
 
-func openHubs(ctx context.Context, store store, scope device.IDScope) (*hubs, error) {
-	h := &hubs{store: store, scope: scope}
-	linked, err := store.Linked(ctx, scope)
+type scopeList struct {
+	ids  []device.IDScope
+	read time.Time
+}
+
+func openHubs(ctx context.Context, store store, links *links) (*hubs, error) {
+	h := &hubs{store: store, links: links}
+	err := h.each(ctx, func(name string) bool { h.known.Store(name, true); return true })
 	if err != nil {
 		return nil, fmt.Errorf("reading the linked hubs: %w", err)
 	}
-	h.known.Store(&linked)
 	return h, nil
 }
 
-// Hub returns the hub of a name in lower case without a port. Another server
-// may have linked it; the store has the list in memory.
-func (h *hubs) Hub(name string) (hub.Host, bool) {
-	linked, err := h.store.Linked(context.Background(), h.scope)
-	if err == nil {
-		h.known.Store(&linked)
+// each goes through the names of the hubs of these servers, of all scopes, until
+// f returns false.
+func (h *hubs) each(ctx context.Context, f func(name string) bool) error {
+	scopes, err := h.listScopes(ctx)
+	if err != nil {
+		return err
 	}
-	for _, l := range *h.known.Load() {
-		if hub.HostName(l.Host) == name {
-			return hub.Host{Name: name}, true
+	for _, scope := range scopes {
+		linked, err := h.store.Linked(ctx, scope)
+		if err != nil {
+			return err
+		}
+		for _, l := range linked {
+			if l.Connection == nil && !f(hub.HostName(l.Host)) {
+				return nil
+			}
 		}
 	}
-	return hub.Host{}, false
+	return nil
+}
+
+func (h *hubs) listScopes(ctx context.Context) ([]device.IDScope, error) {
+	known := h.scopes.Load()
+	if known != nil && time.Since(known.read) < scopesStale {
+		return known.ids, nil
+	}
+	scopes, err := h.store.ListScopes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	known = &scopeList{read: time.Now()}
+	for _, s := range scopes {
+		known.ids = append(known.ids, s.ID)
+	}
+	h.scopes.Store(known)
+	return known.ids, nil
+}
+
+// Hub returns the hub of these servers that has a name in lower case without a
+// port. Another server may have linked it; the store has the list in memory.
+func (h *hubs) Hub(name string) (hub.Host, bool) {
+	found := false
+	err := h.each(context.Background(), func(n string) bool { found = n == name; return !found })
+	switch {
+	case err != nil:
+		_, found = h.known.Load(name)
+	case found:
+		h.known.LoadOrStore(name, true)
+	default:
+		h.known.Delete(name)
+	}
+	return hub.Host{Name: name}, found
 }
 
 // Linked returns the hubs of scope, ordered by host.
@@ -57,9 +113,13 @@ func (h *hubs) Linked(ctx context.Context, scope device.IDScope) ([]provision.Li
 	return h.store.Linked(ctx, scope)
 }
 
-// PutLinkedHub makes a hub of this process part of the scope, with an owner
-// policy when it has none yet.
+// PutLinkedHub makes a hub part of the scope: one elsewhere, or one of these
+// servers, with an owner policy when it has none yet.
 func (h *hubs) PutLinkedHub(ctx context.Context, scope device.IDScope, l provision.LinkedHub) error {
+	defer h.scopes.Store(nil)
+	if l.Connection != nil {
+		return h.store.PutLinkedHub(ctx, scope, l)
+	}
 	owner := access.HubOwner(hub.HostName(l.Host))
 	policies, err := h.store.Policies(ctx, owner)
 	if err != nil {
@@ -77,23 +137,190 @@ func (h *hubs) PutLinkedHub(ctx context.Context, scope device.IDScope, l provisi
 	return h.store.PutLinkedHub(ctx, scope, l)
 }
 
-// DeleteLinkedHub takes a hub out of the scope. Its devices and policies stay in
-// the database, and are there when it is linked again.
+// DeleteLinkedHub takes a hub out of the scope. Its devices and policies stay
+// where they are, and are there when it is linked again.
 func (h *hubs) DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error {
 	return h.store.DeleteLinkedHub(ctx, scope, host)
 }
 
-// Assign gives a device its identity at a hub of this process.
-func (h *hubs) Assign(ctx context.Context, a provision.Assignment) error {
-	return h.service.Provision(ctx, hub.Provisioning{
-		Hub: a.Hub, DeviceID: a.DeviceID, IoTEdge: a.IoTEdge, Keys: a.Keys, Thumbprint: a.Thumbprint,
-		Twin: twin(a.Twin), From: hub.Place{Hub: a.From.Hub, ID: a.From.DeviceID}, MigrateTwin: a.MigrateTwin,
-	})
+// HubHealth returns how the hubs elsewhere of a scope have answered, ordered by
+// host.
+func (h *hubs) HubHealth(ctx context.Context, scope device.IDScope) ([]provision.HubHealth, error) {
+	linked, err := h.store.Linked(ctx, scope)
+	if err != nil {
+		return nil, err
+	}
+	waiting, err := h.waiting(ctx, scope)
+	if err != nil {
+		return nil, err
+	}
+	var all []provision.HubHealth
+	for _, l := range linked {
+		if l.Connection == nil {
+			continue
+		}
+		health := h.links.health(l)
+		health.Waiting = waiting[strings.ToLower(l.Host)]
+		all = append(all, health)
+	}
+	return all, nil
 }
 
-func twin(t *enroll.InitialTwin) *hub.InitialTwin {
-	if t == nil {
+// waiting counts the registrations under way of a scope by the hub that they are
+// to go to.
+func (h *hubs) waiting(ctx context.Context, scope device.IDScope) (map[string]int, error) {
+	underWay, err := h.store.DueRegistrations(ctx, farFuture, maxWaiting)
+	if err != nil {
+		return nil, err
+	}
+	n := map[string]int{}
+	for _, r := range underWay {
+		if tried := r.Pending.Tried; r.Scope == scope && len(tried) > 0 {
+			n[strings.ToLower(tried[len(tried)-1].Hub)]++
+		}
+	}
+	return n, nil
+}
+
+// farFuture is when everything is due.
+var farFuture = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// Assign gives a device its identity at a hub of these servers.
+func (h *hubs) Assign(ctx context.Context, a provision.Assignment) error {
+	p := provisioning(a)
+	p.From, p.MigrateTwin = hub.Place{Hub: a.From.Hub, ID: a.From.DeviceID}, a.MigrateTwin
+	return h.service.Provision(ctx, p)
+}
+
+// AssignElsewhere gives a device its identity where one of the hubs is elsewhere.
+func (h *hubs) AssignElsewhere(ctx context.Context, a provision.Assignment) error {
+	linked, err := h.store.Linked(ctx, a.Scope)
+	if err != nil {
+		return fmt.Errorf("reading the linked hubs: %w", err)
+	}
+	to, err := h.end(linked, a.Hub)
+	if err != nil {
+		return err
+	}
+	for _, place := range a.Tried {
+		if err := h.collect(ctx, linked, a, place, to); err != nil {
+			return err
+		}
+	}
+	if a.From == (provision.Place{}) {
+		return to.Assign(ctx, a)
+	}
+	from, err := h.end(linked, a.From.Hub)
+	if err != nil {
+		return err
+	}
+	return provision.Move(ctx, a, from, to)
+}
+
+// collect brings the device from a place where an attempt that was cut off may
+// have left it. When that cannot be asked and the device has not left its home,
+// what may be there is only a copy, and stays.
+func (h *hubs) collect(ctx context.Context, linked []provision.LinkedHub, a provision.Assignment, place provision.Place, to end) error {
+	tried, err := h.end(linked, place.Hub)
+	if err != nil {
+		return err
+	}
+	home, at := to, a.DeviceID
+	leg := a
+	leg.From = place
+	if a.From == (provision.Place{}) {
+		leg.MigrateTwin = true // it goes back to where it was
+	} else {
+		at = a.From.DeviceID
+		if home, err = h.end(linked, a.From.Hub); err != nil {
+			return err
+		}
+	}
+	err = provision.Move(ctx, leg, tried, to)
+	if errs.KindOf(err) == errs.Unavailable {
+		if _, lost := home.Export(ctx, at); lost == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// An end is a hub that a device leaves or comes to.
+type end interface {
+	provision.Origin
+	provision.Destination
+}
+
+// end returns the hub of a name. One that is not linked can be one of these
+// servers' that was: its devices are in the database. It cannot be one elsewhere,
+// which then has none here.
+func (h *hubs) end(linked []provision.LinkedHub, host string) (end, error) {
+	for _, l := range linked {
+		if strings.EqualFold(l.Host, host) && l.Connection != nil {
+			return h.links.open(l)
+		}
+	}
+	return localHub{h.service, hub.HostName(host)}, nil
+}
+
+// A localHub is one hub of these servers as an end of a move to or from one
+// elsewhere.
+type localHub struct {
+	service *hub.Service
+	host    string
+}
+
+// mover is who moves a device: this process.
+var mover = access.Caller{Policy: "provisioning", Rights: access.AllHub}
+
+// Export implements provision.Origin.
+func (l localHub) Export(ctx context.Context, id device.ID) (*provision.Departure, error) {
+	d, twin, err := l.service.Twin(ctx, mover, l.host, id)
+	if err != nil {
+		return nil, err
+	}
+	return &provision.Departure{
+		Twin:     enroll.InitialTwin{Tags: twin.Tags, Desired: twin.Desired},
+		Disabled: d.Disabled, StatusReason: d.StatusReason, GenerationID: d.GenerationID, ETag: d.ETag,
+	}, nil
+}
+
+// Delete implements provision.Origin.
+func (l localHub) Delete(ctx context.Context, id device.ID, etag string) error {
+	err := l.service.DeleteDevice(ctx, mover, l.host, id, func(current string) bool { return current == etag })
+	if errs.KindOf(err) == errs.NotFound {
 		return nil
 	}
-	return &hub.InitialTwin{Tags: t.Tags, Desired: t.Desired}
+	return err
+}
+
+// Assign implements provision.Destination.
+func (l localHub) Assign(ctx context.Context, a provision.Assignment) error {
+	return l.service.Provision(ctx, provisioning(a))
+}
+
+// Receive implements provision.Destination.
+func (l localHub) Receive(ctx context.Context, a provision.Assignment, left provision.Departure) (generationID string, err error) {
+	tags, desired := left.Sections()
+	p := provisioning(a)
+	p.Twin = &hub.InitialTwin{Tags: tags, Desired: desired}
+	p.Arrival = &hub.Arrival{Disabled: left.Disabled, StatusReason: left.StatusReason}
+	if err := l.service.Provision(ctx, p); err != nil {
+		return "", err
+	}
+	d, err := l.service.Device(ctx, mover, l.host, a.DeviceID)
+	if err != nil {
+		return "", err
+	}
+	return d.GenerationID, nil
+}
+
+// provisioning is what a hub of these servers is told by an assignment, but for
+// where the device comes from.
+func provisioning(a provision.Assignment) hub.Provisioning {
+	p := hub.Provisioning{Hub: a.Hub, DeviceID: a.DeviceID, IoTEdge: a.IoTEdge, Keys: a.Keys, Thumbprint: a.Thumbprint}
+	if a.Twin != nil {
+		p.Twin = &hub.InitialTwin{Tags: a.Twin.Tags, Desired: a.Twin.Desired}
+	}
+	return p
 }

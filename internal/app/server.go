@@ -40,17 +40,18 @@ const (
 
 // A Server is a whole Berth server in one process.
 type Server struct {
-	config   Config
-	logger   *slog.Logger
-	store    store
-	hubs     *hubs
-	handler  http.Handler
-	tls      *certificates
-	listener net.Listener
-	metrics  *metrics
-	scrapes  net.Listener // for Prometheus, or nil
-	ready    atomic.Bool
-	draining chan struct{}
+	config    Config
+	logger    *slog.Logger
+	store     store
+	hubs      *hubs
+	registrar *provision.Registrar
+	handler   http.Handler
+	tls       *certificates
+	listener  net.Listener
+	metrics   *metrics
+	scrapes   net.Listener // for Prometheus, or nil
+	ready     atomic.Bool
+	draining  chan struct{}
 }
 
 // Open readies a server: it opens the store, migrates it, loads keys and
@@ -80,7 +81,15 @@ func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_
 	if _, err := s.store.Scope(ctx, scope); err != nil {
 		return nil, fmt.Errorf("id_scope %s: the database does not have it: %w", scope, err)
 	}
-	if s.hubs, err = openHubs(ctx, s.store, scope); err != nil {
+	var caFile string
+	if c.LinkedHubs.CAFile != "" {
+		caFile = c.path(c.LinkedHubs.CAFile)
+	}
+	links, err := openLinks(caFile, c.clock())
+	if err != nil {
+		return nil, err
+	}
+	if s.hubs, err = openHubs(ctx, s.store, links); err != nil {
 		return nil, err
 	}
 	s.handler = s.assemble(scope, key, version)
@@ -106,12 +115,15 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 		Registry: s.store, Stream: s.store, Policies: s.store, Now: now, Random: rand.Reader,
 	})
 	s.hubs.service = hubService
-	registrar := provision.NewRegistrar(provision.Config{
+	s.registrar = provision.NewRegistrar(provision.Config{
 		Enrollments: s.store, Trust: s.store, Records: s.store, Scopes: s.store, Hubs: s.hubs, Secrets: key,
 		Journal: journal, Now: now, Random: rand.Reader,
 		ChallengeWindow: time.Duration(s.config.Provisioning.ChallengeWindow),
 		AnswerAtOnce:    s.config.Provisioning.AnswerAtOnce,
+		GiveUpAfter:     time.Duration(s.config.Provisioning.GiveUpAfter),
+		Workers:         s.config.Provisioning.Workers,
 		Observe:         s.metrics.registered,
+		Fault:           func(err error) { s.logger.Error("finishing registrations", "error", err) },
 	})
 	enroller := provision.NewEnroller(provision.EnrollerConfig{
 		Store: s.store, Records: s.store, Trust: s.store, Journal: journal, Now: now, Random: rand.Reader,
@@ -119,7 +131,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 	scopes := tenants{s.store, scope, s.config.Hosts}
 	return mux{
 		dps: dpshttp.New(dpshttp.Config{
-			Registrar: registrar, Enroller: enroller, Policies: s.store, Secrets: key, Scopes: scopes,
+			Registrar: s.registrar, Enroller: enroller, Policies: s.store, Secrets: key, Scopes: scopes,
 			PublicURL: "https://" + s.config.Hosts[0] + portSuffix(s.config.Listen),
 			Addresses: addresses, Devices: limit.New(perDevice), Observe: s.metrics.of("dps"),
 			Now: now, Logger: s.logger, Random: rand.Reader,
@@ -186,6 +198,10 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error {
 		<-ctx.Done()
 		return s.drain(server)
+	})
+	g.Go(func() error {
+		s.registrar.Run(ctx, time.Duration(s.config.DrainTimeout))
+		return nil
 	})
 	g.Go(func() error { return s.trim(ctx) })
 	g.Go(func() error { return s.tls.watch(ctx, s.logger) })

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/store/postgres/pgtest"
 )
@@ -45,7 +46,7 @@ func TestServersShareAPostgreSQLDatabase(t *testing.T) {
 		defer servers[i].Close()
 	}
 	a, b := servers[0].hubs, servers[1].hubs
-	if err := a.PutLinkedHub(t.Context(), a.scope, provision.LinkedHub{Host: "hub.example:8443", Weight: 1}); err != nil {
+	if err := a.PutLinkedHub(t.Context(), device.IDScope(config.IDScope), provision.LinkedHub{Host: "hub.example:8443", Weight: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := a.Hub("hub.example"); !ok {
