@@ -20,7 +20,8 @@ import (
 // the original's limit.
 const maxGroups = 100
 
-// An EnrollerConfig is what an Enroller works with. All members are needed.
+// An EnrollerConfig is what an Enroller works with. All members but CheckCustom are
+// needed.
 type EnrollerConfig struct {
 	Store   EnrollmentStore
 	Records Records
@@ -28,6 +29,9 @@ type EnrollerConfig struct {
 	Journal *Journal
 	Now     func() time.Time
 	Random  io.Reader
+	// CheckCustom reports why the Chooser could not work with a definition that is
+	// valid in itself. The error may be shown to who wrote it.
+	CheckCustom func(*enroll.CustomAllocation) error
 }
 
 // EnrollmentStore is what an Enroller needs of the enrollment store.
@@ -55,6 +59,11 @@ func (e *Enroller) Put(ctx context.Context, caller access.Caller, next *enroll.E
 	}
 	if err := enroll.Validate(next); err != nil && match == nil {
 		return nil, err // what is updated may lean on what is stored; see enroll.Change
+	}
+	if next.Custom != nil && e.CheckCustom != nil {
+		if err := e.CheckCustom(next.Custom); err != nil {
+			return nil, errs.New(errs.Invalid, errs.CodeBadRequest, "customAllocationDefinition.%v", err)
+		}
 	}
 	if err := e.checkGroupLimit(ctx, next, match); err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/berth-iot/berth/client/webhook"
 	"github.com/berth-iot/berth/provision"
 )
 
@@ -24,6 +25,7 @@ type metrics struct {
 	seconds       *prometheus.HistogramVec
 	registrations *prometheus.CounterVec
 	refused       *prometheus.CounterVec
+	allocations   *prometheus.HistogramVec
 }
 
 func newMetrics(version string) *metrics {
@@ -42,13 +44,17 @@ func newMetrics(version string) *metrics {
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_connections_refused_total", Help: "Connections hung up on, because their address had too many open or made too many at a time.",
 		}, []string{"reason"}),
+		allocations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "berth_custom_allocation_duration_seconds", Help: "How long custom allocations took, by what decides and what came of it.",
+			Buckets: []float64{.0001, .001, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 20},
+		}, []string{"by", "result"}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "berth_build_info", Help: "Always 1; the version is in the label.",
 		ConstLabels: prometheus.Labels{"version": version},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.requests, m.seconds, m.registrations, m.refused, build,
+	m.registry.MustRegister(m.requests, m.seconds, m.registrations, m.refused, m.allocations, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -74,6 +80,26 @@ func (m *metrics) registered(result provision.Result) {
 
 // refusedConnection counts a connection that was hung up on.
 func (m *metrics) refusedConnection(reason string) { m.refused.WithLabelValues(reason).Inc() }
+
+// allocated counts a custom allocation.
+func (m *metrics) allocated(by, result string, took time.Duration) {
+	m.allocations.WithLabelValues(by, result).Observe(took.Seconds())
+}
+
+// watch lets Prometheus read how many enrollments have a webhook that fails.
+func (m *metrics) watch(webhooks *webhook.Client) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "berth_webhooks_failing", Help: "Enrollments whose webhook did not answer as it must when it was last asked.",
+	}, func() float64 {
+		failing := 0
+		for _, one := range webhooks.Health() {
+			if one.Failures > 0 {
+				failing++
+			}
+		}
+		return float64(failing)
+	}))
+}
 
 // serve answers Prometheus until ctx ends.
 func (m *metrics) serve(ctx context.Context, l net.Listener, logger *slog.Logger) error {

@@ -40,6 +40,20 @@ const (
 
 // A Server is a whole Berth server in one process.
 type Server struct {
+<<<<<<< tree
+	config   Config
+	logger   *slog.Logger
+	store    store
+	hubs     *hubs
+	chooser  *chooser
+	handler  http.Handler
+	tls      *certificates
+	listener net.Listener
+	metrics  *metrics
+	scrapes  net.Listener // for Prometheus, or nil
+	ready    atomic.Bool
+	draining chan struct{}
+=======
 	config    Config
 	logger    *slog.Logger
 	store     store
@@ -52,6 +66,7 @@ type Server struct {
 	scrapes   net.Listener // for Prometheus, or nil
 	ready     atomic.Bool
 	draining  chan struct{}
+>>>>>>> R
 }
 
 // Open readies a server: it opens the store, migrates it, loads keys and
@@ -92,6 +107,9 @@ func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_
 	if s.hubs, err = openHubs(ctx, s.store, links); err != nil {
 		return nil, err
 	}
+	if s.chooser, err = newChooser(c, s.metrics); err != nil {
+		return nil, err
+	}
 	s.handler = s.assemble(scope, key, version)
 	if s.listener, err = net.Listen("tcp", c.Listen); err != nil {
 		return nil, listenError(c.Listen, err)
@@ -127,6 +145,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 	})
 	enroller := provision.NewEnroller(provision.EnrollerConfig{
 		Store: s.store, Records: s.store, Trust: s.store, Journal: journal, Now: now, Random: rand.Reader,
+		CheckCustom: s.chooser.check,
 	})
 	scopes := tenants{s.store, scope, s.config.Hosts}
 	return mux{
@@ -270,6 +289,9 @@ func (s *Server) Close() error {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			faults = append(faults, err)
 		}
+	}
+	if s.chooser != nil {
+		s.chooser.webhooks.Close()
 	}
 	if s.store != nil {
 		faults = append(faults, s.store.Close())

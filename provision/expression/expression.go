@@ -36,7 +36,9 @@ const (
 	// maxNodes bounds the parts of an expression, and maxDepth how deep they are
 	// inside each other.
 	maxNodes = 4 << 10
-	maxDepth = 64
+	// maxSource is what an enrollment may hold, in characters.
+	maxSource = 4 << 10
+	maxDepth  = 64
 	// maxPrograms bounds the expressions that are kept compiled.
 	maxPrograms = 256
 )
@@ -64,6 +66,7 @@ func newEnvironment() (*cel.Env, error) {
 		cel.Variable("deviceRuntimeContext", document),
 		cel.Variable("linkedHubs", cel.ListType(cel.StringType)),
 		cel.OptionalTypes(),
+		cel.ParserExpressionSizeLimit(maxSource),
 		cel.ExpressionNodeLimit(maxNodes),
 		cel.ExpressionNestingDepthLimit(maxDepth),
 		cel.ParserRecursionLimit(maxDepth),

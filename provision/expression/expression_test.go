@@ -120,6 +120,7 @@ func TestCheck(t *testing.T) {
 		{strings.Repeat("[", 300) + strings.Repeat("]", 300), "expression recursion limit exceeded"},
 		{strings.Repeat("-", 4000) + "1", "the result is of type int"},
 		{strings.Repeat("true?", 800), "error recovery"},
+		{strings.Repeat(" ", 4096) + "linkedHubs[0]", "expression code point size exceeds limit"},
 		{"\xff\xfe", "line 1, column 1: Syntax error"},
 	} {
 		err := e.Check(c.source)
