@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
@@ -24,6 +25,7 @@ type attestation struct {
 	key                      bool
 	primaryKey, secondaryKey string // files
 	x509, secondaryX509      string // files
+	ca, secondaryCA          string // names of CA certificates of the service
 	tpm                      string // base64 or @file
 	storageRootKey           string // base64 or @file
 	group                    tpmGroup
@@ -45,6 +47,8 @@ func (a *attestation) flags(c *cobra.Command) {
 		f.StringVar(&a.tpm, "tpm", "", "endorsement `key` of the device's TPM: TPM2B_PUBLIC in base64, or @FILE")
 		f.StringVar(&a.storageRootKey, "storage-root-key", "", "also pin the TPM's storage root `key`, which changes when the TPM is cleared; base64 or @FILE")
 	} else {
+		f.StringVar(&a.ca, "ca-reference", "", "`name` of a CA certificate of the service, a CA of the devices' chains (see berth ca)")
+		f.StringVar(&a.secondaryCA, "secondary-ca-reference", "", "`name` of another one, good as well: for rolling CAs")
 		a.group.flags(c)
 	}
 }
@@ -56,6 +60,9 @@ func (a *attestation) mechanism() (dpsjson.AttestationType, error) {
 		asked = append(asked, dpsjson.AttestationSymmetricKey)
 	}
 	if a.x509 != "" || a.secondaryX509 != "" {
+		asked = append(asked, dpsjson.AttestationX509)
+	}
+	if a.ca != "" || a.secondaryCA != "" {
 		asked = append(asked, dpsjson.AttestationX509)
 	}
 	if a.tpm != "" || a.group.asked() {
@@ -77,7 +84,7 @@ func (a *attestation) orTPM() string {
 	if a.kind == enroll.Individual {
 		return " and --tpm"
 	}
-	return ", --tpm-roots and --tpm-list"
+	return ", --ca-reference, --tpm-roots and --tpm-list"
 }
 
 // apply makes e's attestation what the flags ask for. What they leave open
@@ -91,6 +98,9 @@ func (t *terminal) apply(a attestation, e *dpsjson.IndividualEnrollment, old boo
 	case dpsjson.AttestationSymmetricKey:
 		return t.applyKeys(a, e, old)
 	case dpsjson.AttestationX509:
+		if a.ca != "" || a.secondaryCA != "" {
+			return applyReferences(a, e)
+		}
 		return t.applyCertificates(a, e)
 	case dpsjson.AttestationTPM:
 		if a.kind == enroll.Group {
@@ -156,6 +166,19 @@ func (t *terminal) applyCertificates(a attestation, e *dpsjson.IndividualEnrollm
 		attestation = &dpsjson.X509Attestation{SigningCertificates: pair}
 	}
 	e.Attestation = &dpsjson.AttestationMechanism{Type: dpsjson.AttestationX509, X509: attestation}
+	return nil
+}
+
+func applyReferences(a attestation, e *dpsjson.IndividualEnrollment) error {
+	var named dpsjson.X509CAReferences
+	if m := e.Attestation; m != nil && m.X509 != nil && m.X509.CAReferences != nil {
+		named = *m.X509.CAReferences
+	}
+	named.Primary, named.Secondary = cmp.Or(a.ca, named.Primary), cmp.Or(a.secondaryCA, named.Secondary)
+	if named.Primary == "" {
+		return usageError{errors.New("--secondary-ca-reference goes with --ca-reference")}
+	}
+	e.Attestation = &dpsjson.AttestationMechanism{Type: dpsjson.AttestationX509, X509: &dpsjson.X509Attestation{CAReferences: &named}}
 	return nil
 }
 

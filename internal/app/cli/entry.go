@@ -407,6 +407,12 @@ func attestationRows(m *dpsjson.AttestationMechanism) [][]string {
 		rows = append(rows, certificateRows("Primary", pair.Primary)...)
 		rows = append(rows, certificateRows("Secondary", pair.Secondary)...)
 	}
+	if m.X509 != nil && m.X509.CAReferences != nil {
+		rows = append(rows, []string{"Primary CA", m.X509.CAReferences.Primary})
+		if second := m.X509.CAReferences.Secondary; second != "" {
+			rows = append(rows, []string{"Secondary CA", second})
+		}
+	}
 	return rows
 }
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/berth-iot/berth/hsm/tpm2/swtpm"
 	"github.com/berth-iot/berth/internal/app"
+	"github.com/berth-iot/berth/pki"
 )
 
 // TestEveryExampleWorks runs the examples in the help of every command, in
@@ -103,6 +105,7 @@ func prepare(t *testing.T, command, tpm string) {
 		"berth group create fleet --primary-key-file fleet.key",
 		"berth group create works --x509 ca.pem",
 		"berth group create reel-1 --tpm-list reel.csv",
+		"berth ca add plant --certificate ca.pem --verified",
 		"berth device --registration-id pump-7 --key pump-7.key --send hello",
 		"berth device --registration-id unit-1 --group-key fleet.key",
 		"berth device --registration-id pump-7 --key pump-7.key",
@@ -126,7 +129,35 @@ func prepare(t *testing.T, command, tpm string) {
 	if command == "berth hub unlink" {
 		runExample(t, "", "berth hub link spare.example.com --no-allocation", tpm)
 	}
+	switch command {
+	case "berth ca verify":
+		proveCA(t, "plant")
+	case "berth ca remove":
+		runExample(t, "", "berth ca add old-plant --certificate ca.pem --verified", tpm)
+		runExample(t, "", "berth group create old-lines --ca-reference old-plant", tpm)
+	}
 	enrollTPM(t, tpm)
+}
+
+// proveCA asks for a code and puts what the CA signed for it into proof.pem, as
+// who has its key does.
+func proveCA(t *testing.T, name string) {
+	t.Helper()
+	var code, log bytes.Buffer
+	if status := Run(t.Context(), []string{"ca", "code", name}, nil, &code, &log); status != exitOK {
+		t.Fatalf("exit status %d\n%s", status, log.String())
+	}
+	ca, err := (&terminal{}).readIssuer("ca.pem", "ca.key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	proof, err := ca.ProvePossession(strings.TrimSpace(code.String()), time.Now(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("proof.pem", pki.EncodeCertificates(proof), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // enrollTPM enrolls the TPM under the name that SDKs derive for it.

@@ -54,7 +54,8 @@ func startPeer(data, connection, ca string) (stop func() error, err error) {
 // writeCertificates puts the files into dir that scripts and examples name: a
 // CA, chains below it, and certificates that are their own issuers.
 //
-//	ca.pem                    a root CA
+//	ca.pem, ca.key            a root CA
+//	next-ca.pem, next-ca.key  another one
 //	chain.pem, chain.key      unit-1's certificate and the intermediate below that CA
 //	leaf.pem, leaf.key        leaf-1's self-signed certificate
 //	next.pem, next.key        another one of leaf-1
@@ -76,10 +77,17 @@ func writeCertificates(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "ca.pem"), pki.EncodeCertificates(root.Certificate), 0o644); err != nil {
+	if err := writeLeaf(dir, "ca", &pki.Leaf{Certificate: root.Certificate, Key: root.Key}); err != nil {
 		return err
 	}
 	if err := writeLeaf(dir, "chain", unit); err != nil {
+		return err
+	}
+	next, err := pki.NewRoot("Plant CA 2", now, rand.Reader)
+	if err != nil {
+		return err
+	}
+	if err := writeLeaf(dir, "next-ca", &pki.Leaf{Certificate: next.Certificate, Key: next.Key}); err != nil {
 		return err
 	}
 	vendor, err := pki.NewRoot("Vendor TPM Root", now, rand.Reader)

@@ -66,11 +66,15 @@ The devices need not be enrolled one by one.`,
   berth group list`)
 	o := newOperator(t, c)
 	c.AddCommand(
-		group.newCreate(o, "create NAME (--key | --x509 CA | --tpm-roots FILE | --tpm-list FILE)", "Let in a whole group of devices", `Let in every device that proves itself in one of these ways:
+		group.newCreate(o, "create NAME (--key | --x509 CA | --ca-reference NAME | --tpm-roots FILE | --tpm-list FILE)", "Let in a whole group of devices", `Let in every device that proves itself in one of these ways:
 
   --x509   by a certificate from this CA, root or intermediate, PEM. The leaf's
            common name is the registration ID, and the device presents the
            certificates between
+  --ca-reference
+           likewise, by a CA whose certificate the service keeps under a name, and
+           whose key somebody proved to have: see berth ca. It is looked up when a
+           device comes
   --key    by a key derived from the group's: HMAC-SHA256 of the registration ID
            under the group key. Derive it in the factory; whoever has the group's
            key is every device
@@ -86,6 +90,7 @@ that all SDKs derive. Whatever vouches for the key, the TPM must prove to hold i
 
 Of several CAs above one device the nearest enrolled one decides.`,
 			`  berth group create plant --x509 ca.pem --hub hub.example.com
+  berth group create lines --ca-reference plant
   berth group create test-bench --key
   berth group create gateways --tpm-roots vendor.pem --tpm-manufacturer INTC --tpm-model PTT
   berth group create sensors --tpm-roots vendor.pem --tpm-firmware-oldest IFX/SLB9670=id:00070055

@@ -126,7 +126,14 @@ func sameX509(want, have *dpsjson.X509Attestation) bool {
 		return want == have
 	}
 	return samePair(want.ClientCertificates, have.ClientCertificates) && samePair(want.SigningCertificates, have.SigningCertificates) &&
-		reflect.DeepEqual(want.CAReferences, have.CAReferences)
+		sameReferences(want.CAReferences, have.CAReferences)
+}
+
+func sameReferences(want, have *dpsjson.X509CAReferences) bool {
+	if want == nil || have == nil {
+		return want == have
+	}
+	return strings.EqualFold(want.Primary, have.Primary) && strings.EqualFold(want.Secondary, have.Secondary)
 }
 
 func samePair(want, have *dpsjson.X509Certificates) bool {

@@ -36,6 +36,9 @@ func TestDifferences(t *testing.T) {
 	info := func(thumbprint string) string {
 		return `{"registrationId":"a","attestation":{"type":"x509","x509":{"clientCertificates":{"primary":{"info":{"sha256Thumbprint":"` + thumbprint + `"}}}}}}`
 	}
+	references := func(primary, secondary string) string {
+		return `{"registrationId":"a","attestation":{"type":"x509","x509":{"caReferences":{"primary":"` + primary + `","secondary":"` + secondary + `"}}}}`
+	}
 	tpm := func(members string) string {
 		return `{"registrationId":"a","attestation":{"type":"tpm","tpm":{` + members + `}}}`
 	}
@@ -70,6 +73,9 @@ func TestDifferences(t *testing.T) {
 		{"keys that are not there", keys(key, "null"), keys("null", "null"), "attestation"},
 		{"the same certificate", info("ab12"), info("AB12"), ""},
 		{"another certificate", info("AB12"), info("AB13"), "attestation"},
+		{"the same CA certificates", references("plant", "next"), references("Plant", "NEXT"), ""},
+		{"another CA certificate", references("plant", "next"), references("plant", ""), "attestation"},
+		{"a certificate instead of its name", info("AB12"), references("plant", ""), "attestation"},
 		{"the same TPM", tpm(`"endorsementKey":"AAEC"`), tpm(`"endorsementKey":"AAEC"`), ""},
 		{"another TPM", tpm(`"endorsementKey":"AAEC"`), tpm(`"endorsementKey":"AAED"`), "attestation"},
 		{"a pinned storage root key", tpm(`"endorsementKey":"AAEC","storageRootKey":"AAEC"`), tpm(`"endorsementKey":"AAEC"`), "attestation"},
