@@ -40,25 +40,12 @@ const (
 
 // A Server is a whole Berth server in one process.
 type Server struct {
-<<<<<<< tree
-	config   Config
-	logger   *slog.Logger
-	store    store
-	hubs     *hubs
-	chooser  *chooser
-	handler  http.Handler
-	tls      *certificates
-	listener net.Listener
-	metrics  *metrics
-	scrapes  net.Listener // for Prometheus, or nil
-	ready    atomic.Bool
-	draining chan struct{}
-=======
 	config    Config
 	logger    *slog.Logger
 	store     store
 	hubs      *hubs
 	registrar *provision.Registrar
+	chooser   *chooser
 	handler   http.Handler
 	tls       *certificates
 	listener  net.Listener
@@ -66,7 +53,6 @@ type Server struct {
 	scrapes   net.Listener // for Prometheus, or nil
 	ready     atomic.Bool
 	draining  chan struct{}
->>>>>>> R
 }
 
 // Open readies a server: it opens the store, migrates it, loads keys and
@@ -134,7 +120,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 	})
 	s.hubs.service = hubService
 	s.registrar = provision.NewRegistrar(provision.Config{
-		Enrollments: s.store, Trust: s.store, Records: s.store, Scopes: s.store, Hubs: s.hubs, Secrets: key,
+		Enrollments: s.store, Trust: s.store, Records: s.store, Scopes: s.store, Hubs: s.hubs, Chooser: s.chooser, Secrets: key,
 		Journal: journal, Now: now, Random: rand.Reader,
 		ChallengeWindow: time.Duration(s.config.Provisioning.ChallengeWindow),
 		AnswerAtOnce:    s.config.Provisioning.AnswerAtOnce,
