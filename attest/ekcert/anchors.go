@@ -45,8 +45,8 @@ type Anchor struct {
 
 // A Skipped is something in a bundle that is no anchor, and why.
 type Skipped struct {
-	Source string
-	Reason string
+	Source string `json:"source"`
+	Reason string `json:"reason"`
 }
 
 // ParseAnchors reads a bundle of vendors' CA certificates: the names and contents

@@ -84,7 +84,7 @@ func (a *attestation) orTPM() string {
 	if a.kind == enroll.Individual {
 		return " and --tpm"
 	}
-	return ", --ca-reference, --tpm-roots and --tpm-list"
+	return ", --ca-reference, --tpm-roots, --trust-store and --tpm-list"
 }
 
 // apply makes e's attestation what the flags ask for. What they leave open

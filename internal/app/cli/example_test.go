@@ -126,6 +126,16 @@ func prepare(t *testing.T, command, tpm string) {
 			}
 		})
 	}
+	if command == "berth trust import" {
+		if err := os.MkdirAll("vendors/Acme/RootCA", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Link("vendor.pem", "vendors/Acme/RootCA/vendor.pem"); err != nil {
+			t.Fatal(err)
+		}
+	} else if strings.HasPrefix(command, "berth trust") {
+		runExample(t, "", "berth trust import vendor.pem --vendor Acme", tpm)
+	}
 	if command == "berth hub unlink" {
 		runExample(t, "", "berth hub link spare.example.com --no-allocation", tpm)
 	}

@@ -66,7 +66,7 @@ The devices need not be enrolled one by one.`,
   berth group list`)
 	o := newOperator(t, c)
 	c.AddCommand(
-		group.newCreate(o, "create NAME (--key | --x509 CA | --ca-reference NAME | --tpm-roots FILE | --tpm-list FILE)", "Let in a whole group of devices", `Let in every device that proves itself in one of these ways:
+		group.newCreate(o, "create NAME (--key | --x509 CA | --ca-reference NAME | --tpm-roots FILE | --trust-store | --tpm-list FILE)", "Let in a whole group of devices", `Let in every device that proves itself in one of these ways:
 
   --x509   by a certificate from this CA, root or intermediate, PEM. The leaf's
            common name is the registration ID, and the device presents the
@@ -82,6 +82,9 @@ The devices need not be enrolled one by one.`,
            by a TPM whose endorsement key has a certificate below a vendor's root.
            --tpm-manufacturer, --tpm-model and --tpm-firmware-oldest choose among
            the vendor's TPMs. The device shows its certificate
+  --trust-store
+           likewise, by the vendors' roots that the server keeps for all groups:
+           see berth trust. --trust-vendor chooses among them
   --tpm-list
            by a TPM whose endorsement key is on a list, as of a reel
 
@@ -94,6 +97,7 @@ Of several CAs above one device the nearest enrolled one decides.`,
   berth group create test-bench --key
   berth group create gateways --tpm-roots vendor.pem --tpm-manufacturer INTC --tpm-model PTT
   berth group create sensors --tpm-roots vendor.pem --tpm-firmware-oldest IFX/SLB9670=id:00070055
+  berth group create machines --trust-store --trust-vendor Infineon --tpm-manufacturer IFX
   berth group create lot-5 --tpm-list reel.csv
   berth group create rig-tpms --test-roots swtpm.pem --tpm-intermediates swtpm-issuer.pem
   berth group create test-rig --primary-key-file rig.key --disable`),

@@ -30,6 +30,10 @@ type tpmGroup struct {
 	roots, intermediates, testRoots []string // files
 	manufacturers, models, firmware []string
 	list                            string // file
+
+	trust, testTrust bool
+	vendors          []string
+	changed          func(flag string) bool
 }
 
 func (g *tpmGroup) flags(c *cobra.Command) {
@@ -40,6 +44,10 @@ func (g *tpmGroup) flags(c *cobra.Command) {
 	f.StringArrayVar(&g.models, "tpm-model", nil, "`model` of the TPMs as their certificates name it; repeat for more (default: any)")
 	f.StringArrayVar(&g.firmware, "tpm-firmware-oldest", nil, "oldest firmware as `vendor[/model]=version` in certificates, IFX/SLB9670=id:00070055; repeat for more")
 	f.StringSliceVar(&g.testRoots, "test-roots", nil, "`file` with root certificates of software TPMs, whose keys anybody can copy: for test benches")
+	f.BoolVar(&g.trust, "trust-store", false, "TPMs with a certificate below a vendor's root in the trust store come in; =false for no longer (see berth trust)")
+	f.StringArrayVar(&g.vendors, "trust-vendor", nil, "`vendor` whose roots in the trust store count, as berth trust list names it; repeat for more (default: all)")
+	f.BoolVar(&g.testTrust, "test-trust-store", false, "software TPMs below a root that berth trust import --test took in come in: for test benches")
+	g.changed = f.Changed
 	f.StringVar(&g.list, "tpm-list", "", "`file` with the endorsement keys of a reel, one a line or in a table's column endorsementKey. TPMs on it come in")
 }
 
@@ -49,7 +57,8 @@ func (g *tpmGroup) asked() bool {
 }
 
 func (g *tpmGroup) certificates() bool {
-	return len(g.roots)+len(g.intermediates)+len(g.testRoots)+len(g.manufacturers)+len(g.models)+len(g.firmware) > 0
+	return len(g.roots)+len(g.intermediates)+len(g.testRoots)+len(g.manufacturers)+len(g.models)+len(g.firmware)+len(g.vendors) > 0 ||
+		g.changed != nil && (g.changed("trust-store") || g.changed("test-trust-store"))
 }
 
 // applyTPMGroup changes what flags were given for. The list's keys are uploaded
@@ -99,6 +108,15 @@ func (t *terminal) applyEKCertificates(g tpmGroup, c *dpsjson.EKCertificates) er
 	}
 	if g.models != nil {
 		c.Models = g.models
+	}
+	if g.vendors != nil {
+		c.Vendors = g.vendors
+	}
+	if g.changed("trust-store") {
+		c.TrustStore = g.trust
+	}
+	if g.changed("test-trust-store") {
+		c.TestTrustStore = g.testTrust
 	}
 	if g.firmware == nil {
 		return nil
@@ -185,6 +203,22 @@ func (o *operator) upload(ctx context.Context, group string, list []byte) error 
 	return nil
 }
 
+// trustRow says what of the trust store counts for a group.
+func trustRow(c *dpsjson.EKCertificates) string {
+	var counts []string
+	if c.TrustStore {
+		counts = append(counts, "vendors' roots")
+	}
+	if c.TestTrustStore {
+		counts = append(counts, "roots of software TPMs")
+	}
+	row := strings.Join(counts, ", ")
+	if row != "" && len(c.Vendors) > 0 {
+		row += ", of " + strings.Join(c.Vendors, ", ")
+	}
+	return row
+}
+
 // tpmGroupRows show what a group asks of its TPMs.
 func tpmGroupRows(m *dpsjson.TPMAttestation) [][]string {
 	rows := [][]string{{"Attestation", "tpm"}}
@@ -199,6 +233,7 @@ func tpmGroupRows(m *dpsjson.TPMAttestation) [][]string {
 			rows = append(rows, []string{"Intermediates", fmt.Sprint(n)})
 		}
 		for _, row := range [][]string{
+			{"Trust store", trustRow(c)},
 			{"Manufacturers", strings.Join(c.Manufacturers, ", ")},
 			{"Models", strings.Join(c.Models, ", ")},
 		} {
