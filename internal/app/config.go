@@ -85,12 +85,10 @@ type ProvisioningConfig struct {
 	AnswerAtOnce bool `toml:"answer_at_once"`
 	// Decisions is how many decisions are remembered for berth explain.
 	Decisions int `toml:"decisions"`
-<<<<<<< tree
 	// Webhooks are what the webhooks of custom allocation may begin with:
 	// "https://allocate.example.com/" or "https://example.com/api". Without any,
 	// whoever may write enrollments says where this server connects to.
 	Webhooks []string `toml:"webhooks"`
-=======
 	// GiveUpAfter is how long a registration waits for a hub elsewhere or a webhook
 	// that is out of reach, before it fails.
 	GiveUpAfter Duration `toml:"give_up_after"`
@@ -103,7 +101,6 @@ type LinkedHubsConfig struct {
 	// CAFile is a PEM file of authorities that may vouch for such hubs, besides the
 	// system's; empty for none.
 	CAFile string `toml:"ca_file"`
->>>>>>> R
 }
 
 // LimitsConfig bounds how often callers may call. What is over a limit is
@@ -230,16 +227,14 @@ func (c Config) Validate() error {
 	if n := c.Provisioning.Decisions; n < 1 || n > 1<<20 {
 		fault("provisioning.decisions", "must be between 1 and 1048576")
 	}
-<<<<<<< tree
 	if _, err := webhook.New(webhook.Config{Allowed: c.Provisioning.Webhooks}); err != nil {
 		fault("provisioning.webhooks", "%v", err)
-=======
+	}
 	if d := time.Duration(c.Provisioning.GiveUpAfter); d < time.Minute || d > 7*24*time.Hour {
 		fault("provisioning.give_up_after", "must be between 1m and 168h")
 	}
 	if n := c.Provisioning.Workers; n < 1 || n > 1024 {
 		fault("provisioning.workers", "must be between 1 and 1024")
->>>>>>> R
 	}
 	if _, err := limit.ParseRate(c.Limits.PerAddress); err != nil {
 		fault("limits.per_address", "%v", err)
