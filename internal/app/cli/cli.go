@@ -92,7 +92,7 @@ Start with:  berth dev      a server on this machine, gone when you stop it
 	root.PersistentFlags().StringVarP(&t.format, "output", "o", "table", "output `format`: table for people, json for programs")
 	complete(root, "output", "table", "json")
 	root.AddCommand(newInit(t), newServe(t), newDev(t), newDemo(t), newBackup(t), newRestore(t), newDoctor(t),
-		newEnrollment(t), newGroup(t), newRegistration(t), newCA(t), newHub(t), newTrust(t), newExplain(t), newDevice(t),
+		newEnrollment(t), newGroup(t), newRegistration(t), newCA(t), newHub(t), newPolicy(t), newTrust(t), newExplain(t), newDevice(t),
 		newMoveIn(t), newMoveOut(t))
 	return root
 }
@@ -213,6 +213,16 @@ func exactly(names ...string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) != len(names) {
 			return usageError{fmt.Errorf("%s takes %s, and %d argument(s) were given", c.CommandPath(), argumentList(names), len(args))}
+		}
+		return nil
+	}
+}
+
+// atMostOne is exactly for an argument that may be left out.
+func atMostOne(name string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return usageError{fmt.Errorf("%s takes one %s, and %d were given", c.CommandPath(), name, len(args))}
 		}
 		return nil
 	}

@@ -136,7 +136,7 @@ func prepare(t *testing.T, command, tpm string) {
 	} else if strings.HasPrefix(command, "berth trust") {
 		runExample(t, "", "berth trust import vendor.pem --vendor Acme", tpm)
 	}
-	if command == "berth hub unlink" {
+	if command == "berth hub unlink" || strings.HasPrefix(command, "berth policy ") {
 		runExample(t, "", "berth hub link spare.example.com --no-allocation", tpm)
 	}
 	switch command {

@@ -53,7 +53,7 @@ hub that joins takes its share without moving others.`,
 			if err := client.LinkHub(c.Context(), link); err != nil {
 				return err
 			}
-			return o.done("linked %s", args[0])
+			return o.done("linked %s\nPrograms that look after its devices need a connection string:\n  berth policy connection --hub %s --out FILE", args[0], args[0])
 		},
 	}
 	c.Flags().IntVar(&link.Weight, "weight", 1, "share of the devices under hashed allocation, 1 to 1000")
@@ -129,12 +129,7 @@ HOST may be left out where one hub is linked.`,
 		Example: `  berth hub tail
   berth hub tail --follow=false --limit 10
   berth hub tail --after 0 --limit 1 -o json`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return usageError{fmt.Errorf("tail takes one hub, and %d were given", len(args))}
-			}
-			return nil
-		},
+		Args: atMostOne("HOST"),
 		RunE: func(c *cobra.Command, args []string) error {
 			client, err := o.admin()
 			if err != nil {
