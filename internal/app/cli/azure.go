@@ -106,7 +106,7 @@ func (m *migration) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	from, to, linked, err := m.ends(ctx)
+	from, to, here, err := m.ends(ctx)
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func (m *migration) run(ctx context.Context) error {
 			hubs.rename(e)
 			certificates.Complete(e.Attestation)
 		}
-		found.Check(m.fit(part.kind.kind, linked))
+		found.Check(m.fit(part.kind.kind, here))
 		m.warnShared(found.SharedKeys())
 		transfer, bar := m.transfer(part.kind, to), m.progress()
 		transfer.Progress = bar.show
@@ -140,27 +140,33 @@ func (m *migration) run(ctx context.Context) error {
 	return errors.Join(m.show(s), m.reportedUnless(!m.dryRun, s.leftOver()))
 }
 
-// ends returns the two services and, where it can be asked, the hubs that are
-// linked to the one that is written to.
-func (m *migration) ends(ctx context.Context) (from, to *service.Client, linked []string, err error) {
+// A place is what enrollments that come here may name.
+type place struct {
+	hubs []string // the linked ones
+	cas  []string // CA certificates that are kept and verified
+}
+
+// ends returns the two services and, where it can be asked, what there is at the
+// one that is written to.
+func (m *migration) ends(ctx context.Context) (from, to *service.Client, at place, err error) {
 	connection, options, err := m.access()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, at, err
 	}
 	options.Attempts = patientAttempts
 	here, err := service.New(connection, options)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, at, err
 	}
 	there, err := m.peer()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, at, err
 	}
 	if m.out {
-		return here, there, nil, nil
+		return here, there, at, nil
 	}
-	linked, err = linkedHubs(ctx, connection, options)
-	return there, here, linked, err
+	at, err = lookAround(ctx, connection, options)
+	return there, here, at, err
 }
 
 // peer returns the client for the Azure DPS.
@@ -179,20 +185,28 @@ func (m *migration) peer() (*service.Client, error) {
 	return service.New(string(bytes.TrimSpace(text)), options)
 }
 
-func linkedHubs(ctx context.Context, connection string, options client.HTTP) ([]string, error) {
+func lookAround(ctx context.Context, connection string, options client.HTTP) (here place, err error) {
 	a, err := admin.New(connection, options)
 	if err != nil {
-		return nil, err
+		return here, err
 	}
 	linked, err := a.Hubs(ctx)
 	if err != nil {
-		return nil, err
+		return here, err
 	}
-	hosts := []string{}
 	for _, h := range linked {
-		hosts = append(hosts, h.Host)
+		here.hubs = append(here.hubs, h.Host)
 	}
-	return hosts, nil
+	kept, err := a.CACertificates(ctx)
+	if err != nil {
+		return here, err
+	}
+	for _, c := range kept {
+		if c.Properties.IsVerified {
+			here.cas = append(here.cas, c.Name)
+		}
+	}
+	return here, nil
 }
 
 // explain says what to do about a server that nobody vouches for. For the other
@@ -209,7 +223,7 @@ func (m *migration) explain(err error, there bool) error {
 }
 
 // fit returns the check of what the destination would not take.
-func (m *migration) fit(kind enroll.Kind, linked []string) func(entry) error {
+func (m *migration) fit(kind enroll.Kind, here place) func(entry) error {
 	if m.out {
 		return fitsAzure
 	}
@@ -217,7 +231,7 @@ func (m *migration) fit(kind enroll.Kind, linked []string) func(entry) error {
 		if err := checkEntry(kind, e, m.update); err != nil {
 			return err
 		}
-		return onlyLinked(e, linked)
+		return here.has(e)
 	}
 }
 
@@ -230,10 +244,19 @@ func fitsAzure(e entry) error {
 	return checkWhole(e)
 }
 
-func onlyLinked(e entry, linked []string) error {
+// has returns an error if e names what is not here.
+func (p place) has(e entry) error {
 	for _, host := range hostsOf(e) {
-		if !slices.ContainsFunc(linked, func(l string) bool { return strings.EqualFold(l, host) }) {
+		if !slices.ContainsFunc(p.hubs, func(h string) bool { return strings.EqualFold(h, host) }) {
 			return fmt.Errorf("names the hub %s, which is not linked here; --map-hub %s=HOST, or berth hub link", host, host)
+		}
+	}
+	if e.Attestation == nil || e.Attestation.X509 == nil || e.Attestation.X509.CAReferences == nil {
+		return nil
+	}
+	for _, name := range []string{e.Attestation.X509.CAReferences.Primary, e.Attestation.X509.CAReferences.Secondary} {
+		if name != "" && !slices.ContainsFunc(p.cas, func(ca string) bool { return strings.EqualFold(ca, name) }) {
+			return fmt.Errorf("attestation.x509.caReferences: names the CA certificate %s, which is not kept and verified here; berth ca prove %s", name, name)
 		}
 	}
 	return nil

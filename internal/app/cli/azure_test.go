@@ -19,9 +19,10 @@ func TestWhatCannotMove(t *testing.T) {
 		{"a linked hub", byKey + `,"iotHubs":["HUB.example.com"]`, "", ""},
 		{"a hub that is not linked", byKey + `,"iotHubs":["hub.example.com","contoso.azure-devices.net"]`, "--map-hub contoso.azure-devices.net=HOST", ""},
 		{"a pin to one", byKey + `,"iotHubHostName":"contoso.azure-devices.net"`, "not linked here", ""},
-		{"custom allocation", byKey + `,"allocationPolicy":"custom","customAllocationDefinition":{"webhookUrl":"https://f.example.com"}`, "allocationPolicy: is custom", ""},
-		{"the nearest hub", byKey + `,"allocationPolicy":"geoLatency"`, "allocationPolicy: is geoLatency", ""},
-		{"a reference to a CA", `"attestation":{"type":"x509","x509":{"caReferences":{"primary":"ca"}}}`, "caReferences", ""},
+		{"custom allocation", byKey + `,"allocationPolicy":"custom","customAllocationDefinition":{"webhookUrl":"https://f.example.com","apiVersion":"2021-10-01"}`, "", ""},
+		{"the nearest hub", byKey + `,"allocationPolicy":"geoLatency"`, "", ""},
+		{"a reference to a CA", `"attestation":{"type":"x509","x509":{"caReferences":{"primary":"plant"}}}`, "", ""},
+		{"a reference to a CA that is not here", `"attestation":{"type":"x509","x509":{"caReferences":{"primary":"plant","secondary":"ca"}}}`, "berth ca prove ca", ""},
 		{"a certificate by its fingerprint",
 			`"attestation":{"type":"x509","x509":{"signingCertificates":{"primary":{"info":{"sha256Thumbprint":"AB12"}}}}}`,
 			"the certificate with SHA-256 AB12", "the certificate with SHA-256 AB12"},
@@ -33,7 +34,7 @@ func TestWhatCannotMove(t *testing.T) {
 			t.Fatal(err)
 		}
 		for out, want := range map[bool]string{false: c.in, true: c.out} {
-			err := (&migration{out: out}).fit(enroll.Group, []string{"hub.example.com"})(g.AsIndividual())
+			err := (&migration{out: out}).fit(enroll.Group, place{[]string{"hub.example.com"}, []string{"Plant"}})(g.AsIndividual())
 			if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 				t.Errorf("%s, out %v: %v, want %q", c.name, out, err, want)
 			}
