@@ -51,7 +51,8 @@ is left out and reported, each with its reason:
                  directory with the PEM files
   hubs           an enrollment may name only hubs that are linked here; --map-hub
                  puts another in the place of each
-  custom and geoLatency allocation, and references to CAs kept there
+  CAs            a group may name only CA certificates that are kept and verified
+                 here, under the same name: see berth ca prove
 
 Registration records cannot be written by anyone. How many devices have a home at
 which hub is reported; they are assigned anew when they register here.`,
