@@ -1,346 +1,273 @@
 package scenario
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"crypto/rand"
-	"database/sql"
-	"encoding/json"
-	"fmt"
-	"io"
-	"log/slog"
+	"errors"
+	"flag"
 	mathrand "math/rand/v2"
-	"net/http"
-	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
+	"slices"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/berth-iot/berth/attest/symkey"
-	"github.com/berth-iot/berth/device"
-	"github.com/berth-iot/berth/internal/app"
-	"github.com/berth-iot/berth/wire/sas"
+	"database/sql"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/berth-iot/berth/store/postgres/pgtest"
 )
 
-const (
-	kills        = 20
-	crashWorkers = 8
-	crashDir     = "BERTH_TEST_SERVE" // tells the test binary to be the server of a data directory
+var (
+	kills  = flag.Int("kills", 8, "how many times a server is killed, and PostgreSQL a quarter as often")
+	engine = flag.String("engine", "", "the one engine to test, sqlite or postgres")
 )
 
-// serveUntilKilled is the server that is killed. It says where it listens, and
-// ends with whoever holds its standard input.
-func serveUntilKilled(data string) int {
-	go func() {
-		io.Copy(io.Discard, os.Stdin)
-		os.Exit(3)
-	}()
-	config, err := app.LoadConfig(data)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	server, err := app.Open(context.Background(), config, "test", slog.New(slog.NewTextHandler(io.Discard, nil)))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	fmt.Println(server.Address())
-	if err := server.Run(context.Background()); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
+// A database is where a server keeps its data, and its data directory.
+type database struct {
+	data   string
+	server *pgtest.Server // nil for SQLite
 }
 
-// A process is a server in a process of its own.
-type process struct {
-	*exec.Cmd
-	address string
-	output  bytes.Buffer
-}
-
-func startProcess(t *testing.T, data string) *process {
+// newDatabase makes a data directory, and for PostgreSQL a server.
+func newDatabase(t *testing.T, engine string) *database {
 	t.Helper()
-	program, err := os.Executable()
-	if err != nil {
+	dir := t.TempDir()
+	d := &database{data: filepath.Join(dir, "server")}
+	dsnFile := ""
+	if engine == "postgres" {
+		var err error
+		if d.server, err = pgtest.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { d.server.Stop() })
+		dsnFile = filepath.Join(dir, "dsn")
+		if err := os.WriteFile(dsnFile, []byte(d.server.DSN()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := initialise(d.data, false, dsnFile); err != nil {
 		t.Fatal(err)
 	}
-	p := &process{Cmd: exec.Command(program)}
-	p.Env = append(os.Environ(), crashDir+"="+data)
-	p.Stderr = &p.output
-	if _, err := p.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	said, err := p.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(said).ReadString('\n')
-	if err != nil {
-		p.kill()
-		t.Fatalf("the server did not start: %s", &p.output)
-	}
-	p.address = strings.TrimSpace(line)
-	return p
+	return d
 }
 
-// kill ends the process as a power cut would, and returns when it is gone.
-func (p *process) kill() {
-	p.Process.Signal(syscall.SIGKILL)
-	p.Wait()
+func onEachEngine(t *testing.T, run func(t *testing.T, d *database)) {
+	for _, name := range []string{"sqlite", "postgres"} {
+		if *engine == "" || *engine == name {
+			t.Run(name, func(t *testing.T) { run(t, newDatabase(t, name)) })
+		}
+	}
 }
 
-// A factory registers devices of one group and remembers what it was told.
-type factory struct {
-	t     *testing.T
-	world world
-	group device.SymmetricKey
+// query reads a row with the engine's own eyes.
+func (d *database) query(t *testing.T, text string, into ...any) {
+	t.Helper()
+	var err error
+	if d.server == nil {
+		var db *sql.DB
+		if db, err = sql.Open("sqlite", "file:"+filepath.Join(d.data, "berth.db")); err == nil {
+			defer db.Close()
+			err = db.QueryRow(text).Scan(into...)
+		}
+	} else {
+		var c *pgx.Conn
+		if c, err = pgx.Connect(t.Context(), d.server.DSN()); err == nil {
+			defer c.Close(t.Context())
+			err = c.QueryRow(t.Context(), text).Scan(into...)
+		}
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+}
 
-	mu   sync.Mutex
-	told map[string]string // the entity tag of the last answer, by registration ID
-	open map[string]bool   // those whose last call was not answered
+// quiet returns when what killed clients have begun is over.
+func (d *database) quiet(t *testing.T) {
+	t.Helper()
+	for n := 1; d.server != nil && n > 0; {
+		d.query(t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()", &n)
+	}
+}
+
+// check looks at what the last kill left of as many devices.
+func (d *database) check(t *testing.T, devices int) {
+	t.Helper()
+	if d.server == nil {
+		var verdict string
+		if d.query(t, "PRAGMA integrity_check", &verdict); verdict != "ok" {
+			t.Errorf("integrity_check: %s", verdict)
+		}
+	}
+	var registrations, identities int
+	d.query(t, "SELECT (SELECT count(*) FROM registration), (SELECT count(*) FROM device)", &registrations, &identities)
+	if registrations != devices || identities != devices {
+		t.Errorf("%d devices were told their home; there are %d records and %d identities", devices, registrations, identities)
+	}
 }
 
 // What was acknowledged is there after a kill, whole: the registration record,
 // and the identity at the hub with the key that the device has. What was not
-// acknowledged is there or not, but never half, and the device that asks again
-// is taken in.
+// acknowledged is there or not, but never half; an operation that was begun
+// comes to its end; and the device that asks again is taken in.
 func TestKilledServerLosesNothing(t *testing.T) {
-	f := &factory{t: t, told: map[string]string{}, open: map[string]bool{}}
-	f.world.data = filepath.Join(t.TempDir(), "server")
-	if err := initialise(f.world.data, false); err != nil {
-		t.Fatal(err)
-	}
+	onEachEngine(t, func(t *testing.T, d *database) {
+		f := newFleet(t, d.data)
+		random := seeded(t)
+		var starts []time.Duration
+		begin := func(round int) *process {
+			var env []string
+			if round%2 == 1 {
+				env = append(env, servePolling+"=1")
+			}
+			server := startProcess(t, d.data, env...)
+			starts = append(starts, server.took)
+			f.connect(server)
+			if len(starts) == 1 {
+				f.enroll()
+			}
+			d.quiet(t)
+			f.settle()
+			return server
+		}
+		acknowledged := 0
+		for round := range *kills {
+			server := begin(round)
+			acknowledged += f.loadAndKill(round, server, time.Duration(random.IntN(300_000))*time.Microsecond)
+			if t.Failed() {
+				t.Fatalf("the server said: %s", &server.output)
+			}
+		}
+		server := begin(0)
+		f.checkAll()
+		server.kill()
+		d.check(t, f.homes())
+		t.Logf("%d kills, %d registrations acknowledged, of %d devices: 0 lost; %s", *kills, acknowledged, f.homes(), f.latency())
+		t.Logf("a server starts in %s", spread(starts[1:]))
+	})
+}
+
+func seeded(t *testing.T) *mathrand.Rand {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	random := mathrand.New(mathrand.NewPCG(seed, 0))
-	var err error
-	if f.group, err = device.GenerateSymmetricKey(rand.Reader, 64); err != nil {
-		t.Fatal(err)
-	}
+	return mathrand.New(mathrand.NewPCG(seed, 0))
+}
 
-	for round := range kills {
-		server := startProcess(t, f.world.data)
-		f.connect(server)
-		if round == 0 {
-			f.operate("PUT", dpsHost, "/enrollmentGroups/units", fmt.Sprintf(
-				`{"attestation":{"type":"symmetricKey","symmetricKey":{"primaryKey":%q}}}`, f.group.Base64()), nil)
-		}
-		f.settle()
-		f.load(round, func(acknowledged <-chan struct{}) {
-			select {
-			case <-acknowledged:
-				<-time.After(time.Duration(random.IntN(300_000)) * time.Microsecond)
-			case <-time.After(time.Minute):
-				t.Error("nothing was acknowledged for a minute")
-			}
-			server.kill()
-		})
-		if t.Failed() {
-			return
-		}
-	}
+// spread sums up how long something took.
+func spread(took []time.Duration) string {
+	slices.Sort(took)
+	n := len(took)
+	return took[n/2].Round(time.Millisecond).String() + " (median), " + took[n-1].Round(time.Millisecond).String() + " at most"
+}
 
-	server := startProcess(t, f.world.data)
+// loadAndKill registers until the server is killed, some time after it has
+// acknowledged the first device. It returns how many times a device was told
+// its home.
+func (f *fleet) loadAndKill(round int, server *process, after time.Duration) int {
+	var acknowledged atomic.Int64
+	first := make(chan struct{})
+	var once sync.Once
+	ctx, stop := context.WithCancel(f.t.Context())
+	defer stop()
+	var killing sync.WaitGroup
+	killing.Go(func() {
+		select {
+		case <-first:
+			<-time.After(after)
+		case <-time.After(time.Minute):
+			f.t.Error("nothing was acknowledged for a minute")
+		}
+		server.kill()
+		stop()
+	})
+	f.load(ctx, round, func(u *unit) error {
+		err := f.provision(u)
+		switch {
+		case err == nil:
+			acknowledged.Add(1)
+			once.Do(func() { close(first) })
+		case errors.Is(err, errUnavailable):
+			f.t.Errorf("%s: %v", u.id, err)
+		}
+		return err
+	})
+	killing.Wait()
+	return int(acknowledged.Load())
+}
+
+// PostgreSQL itself is killed under the load of a server, and started again.
+// Nobody is told what did not happen; who asks meanwhile is told to come again;
+// and the server needs nobody's help afterwards.
+func TestServerOutlivesPostgreSQL(t *testing.T) {
+	if *engine == "sqlite" {
+		return
+	}
+	d := newDatabase(t, "postgres")
+	f := newFleet(t, d.data)
+	server := startProcess(t, d.data)
 	f.connect(server)
+	f.enroll()
+	var acknowledged, refused atomic.Int64
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var loading sync.WaitGroup
+	loading.Go(func() {
+		f.load(ctx, 0, func(u *unit) error {
+			err := f.provision(u)
+			for ; errors.Is(err, errUnavailable); err = f.provision(u) {
+				refused.Add(1)
+				<-time.After(10 * time.Millisecond) // a device would give it seconds
+			}
+			if err != nil {
+				t.Errorf("%s: %v", u.id, err)
+			}
+			acknowledged.Add(1)
+			return err
+		})
+	})
+	var recoveries []time.Duration
+	for range max(2, *kills/4) {
+		reach(t, &acknowledged, acknowledged.Load()+50)
+		if err := d.server.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		reach(t, &refused, refused.Load()+3*fleetWorkers)
+		if err := d.server.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		reach(t, &acknowledged, acknowledged.Load()+1)
+		recoveries = append(recoveries, time.Since(began))
+		if t.Failed() {
+			break
+		}
+	}
+	stop()
+	loading.Wait()
+	if t.Failed() {
+		t.Fatalf("the server said: %s", &server.output)
+	}
+	d.quiet(t)
 	f.settle()
 	f.checkAll()
-	server.kill()
-	t.Logf("%d registrations were acknowledged before %d kills", len(f.told), kills)
-	f.checkDatabase()
+	d.check(t, f.homes())
+	t.Logf("%d kills of PostgreSQL, %d registrations acknowledged, of %d devices: 0 lost; %d calls were answered 503; %s",
+		len(recoveries), acknowledged.Load(), f.homes(), refused.Load(), f.latency())
+	t.Logf("once PostgreSQL takes connections the first device has its home in %s", spread(recoveries))
 }
 
-func (f *factory) connect(server *process) {
-	f.t.Helper()
-	if err := f.world.meet(server.address); err != nil {
-		f.t.Fatal(err)
-	}
-	f.world.anonymous = &http.Client{Timeout: time.Minute, Transport: &http.Transport{
-		DialContext: f.world.dial, TLSClientConfig: f.world.tls(nil), MaxIdleConnsPerHost: crashWorkers,
-	}}
-}
-
-// load registers as fast as it can, every fourth time a device that was told
-// its home before, until kill has returned, which is told when the first
-// registration was acknowledged.
-func (f *factory) load(round int, kill func(acknowledged <-chan struct{})) {
-	ctx, stop := context.WithCancel(f.t.Context())
-	acknowledged := make(chan struct{})
-	var first sync.Once
-	var wg sync.WaitGroup
-	for worker := range crashWorkers {
-		wg.Go(func() {
-			for n := 0; ctx.Err() == nil; n++ {
-				id := fmt.Sprintf("unit-%d-%d-%d", round, worker, n)
-				if n%4 == 3 {
-					id = fmt.Sprintf("unit-%d-%d-%d", round, worker, n-2)
-				}
-				f.begin(id)
-				etag, err := f.register(ctx, id)
-				if err != nil {
-					return // the server is gone
-				}
-				f.acknowledge(id, etag)
-				first.Do(func() { close(acknowledged) })
-			}
-		})
-	}
-	kill(acknowledged)
-	stop()
-	wg.Wait()
-	f.world.anonymous.CloseIdleConnections()
-}
-
-func (f *factory) begin(id string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.open[id] = true
-}
-
-func (f *factory) acknowledge(id, etag string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.told[id] = etag
-	delete(f.open, id)
-}
-
-// register is a device's call. It returns the entity tag of the record, and an
-// error when there was no answer.
-func (f *factory) register(ctx context.Context, id string) (etag string, err error) {
-	key := symkey.DeriveDeviceKey(f.group, id)
-	request, err := http.NewRequestWithContext(ctx, http.MethodPut,
-		"https://"+dpsHost+"/"+f.world.scope+"/registrations/"+id+"/register?api-version=2021-06-01", strings.NewReader("{}"))
-	if err != nil {
-		return "", err
-	}
-	request.Header.Set("Authorization", sas.Sign(key.Bytes(), sas.DeviceResource(f.world.scope, id), time.Now().Add(time.Hour), "registration"))
-	a, err := exchange(f.world.anonymous, request)
-	if err != nil {
-		return "", err
-	}
-	var told struct {
-		Status            string
-		RegistrationState struct{ Status, AssignedHub, DeviceID, ETag string }
-	}
-	state := &told.RegistrationState
-	if err := json.Unmarshal(a.body, &told); err != nil || a.status != http.StatusAccepted || told.Status != "assigned" ||
-		state.AssignedHub != hubHost || state.DeviceID != id || state.ETag == "" {
-		f.t.Errorf("registering %s: status %d, %s", id, a.status, a.body)
-		return "", fmt.Errorf("status %d", a.status)
-	}
-	return state.ETag, nil
-}
-
-// operate is an operator's call; what is answered goes into v.
-func (f *factory) operate(method, host, path, body string, v any) (found bool) {
-	f.t.Helper()
-	request, err := http.NewRequest(method, "https://"+host+path+"?api-version=2021-10-01", strings.NewReader(body))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	p := f.world.owner
-	if host == hubHost {
-		p = f.world.hub
-	}
-	request.Header.Set("Authorization", p.token(host, time.Now()))
-	a, err := exchange(f.world.anonymous, request)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	switch {
-	case a.status == http.StatusNotFound:
-		return false
-	case a.status != http.StatusOK:
-		f.t.Fatalf("%s %s: status %d, %s", method, path, a.status, a.body)
-	}
-	if v != nil {
-		if err := json.Unmarshal(a.body, v); err != nil {
-			f.t.Fatal(err)
+// reach returns when the count is at least n.
+func reach(t *testing.T, count *atomic.Int64, n int64) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	deadline := time.Now().Add(time.Minute)
+	for count.Load() < n && !t.Failed() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d after a minute", count.Load(), n)
 		}
-	}
-	return true
-}
-
-// settle lets the devices that were cut off ask again, after a look at what
-// the kill left of them.
-func (f *factory) settle() {
-	f.t.Helper()
-	for id := range f.open {
-		f.check(id)
-		etag, err := f.register(f.t.Context(), id)
-		if err != nil {
-			f.t.Fatalf("registering %s again: %v", id, err)
-		}
-		f.acknowledge(id, etag)
-		f.check(id)
-	}
-}
-
-func (f *factory) checkAll() {
-	f.t.Helper()
-	for id := range f.told {
-		f.check(id)
-	}
-}
-
-// check holds one device's record and identity against what it was told.
-func (f *factory) check(id string) {
-	f.t.Helper()
-	var record struct{ Status, AssignedHub, DeviceID, ETag string }
-	recorded := f.operate("GET", dpsHost, "/registrations/"+id, "", &record)
-	etag, told := f.told[id]
-	switch {
-	case !recorded && told:
-		f.t.Fatalf("%s was told its home, and there is no record of it", id)
-	case !recorded:
-		return
-	case record.Status != "assigned" || record.AssignedHub != hubHost || record.DeviceID != id:
-		f.t.Fatalf("%s has the record %+v", id, record)
-	case told && !f.open[id] && record.ETag != etag:
-		f.t.Fatalf("%s was told the entity tag %s, its record has %s", id, etag, record.ETag)
-	}
-	var identity struct {
-		Status         string
-		Authentication struct {
-			Type         string
-			SymmetricKey struct{ PrimaryKey string }
-		}
-	}
-	if !f.operate("GET", hubHost, "/devices/"+url.PathEscape(id), "", &identity) {
-		f.t.Fatalf("%s has a record and no identity at the hub", id)
-	}
-	if want := symkey.DeriveDeviceKey(f.group, id).Base64(); identity.Status != "enabled" || identity.Authentication.SymmetricKey.PrimaryKey != want {
-		f.t.Fatalf("%s has another key at the hub, or is %s there", id, identity.Status)
-	}
-}
-
-// checkDatabase looks at what the last kill left with the engine's own eyes.
-func (f *factory) checkDatabase() {
-	f.t.Helper()
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(f.world.data, "berth.db"))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	defer db.Close()
-	var verdict string
-	if err := db.QueryRow("PRAGMA integrity_check").Scan(&verdict); err != nil || verdict != "ok" {
-		f.t.Errorf("integrity_check: %s, %v", verdict, err)
-	}
-	var registrations, identities int
-	if err := db.QueryRow("SELECT (SELECT count(*) FROM registration), (SELECT count(*) FROM device)").Scan(&registrations, &identities); err != nil {
-		f.t.Fatal(err)
-	}
-	if registrations != len(f.told) || identities != len(f.told) {
-		f.t.Errorf("%d devices were told their home; there are %d records and %d identities", len(f.told), registrations, identities)
+		<-tick.C
 	}
 }

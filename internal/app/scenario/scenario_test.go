@@ -71,7 +71,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(crashDir); dir != "" {
+	if dir := os.Getenv(serveDir); dir != "" {
 		os.Exit(serveUntilKilled(dir))
 	}
 	os.Exit(m.Run())

@@ -69,10 +69,10 @@ func newWorld(env *testscript.Env) *world {
 func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.offset.Load())) }
 
 // initialise makes a data directory for a server that takes a great many calls
-// from one address.
-func initialise(data string, polling bool) error {
+// from one address, in PostgreSQL where a file has its connection string.
+func initialise(data string, polling bool, dsnFile string) error {
 	return app.Init(context.Background(), app.InitOptions{
-		Data: data, Hosts: []string{dpsHost}, Hub: hubHost, Listen: "127.0.0.1:0",
+		Data: data, Hosts: []string{dpsHost}, Hub: hubHost, Listen: "127.0.0.1:0", PostgresDSNFile: dsnFile,
 		Config: func(c *app.Config) {
 			c.Limits.PerAddress, c.Limits.PerDevice = "off", "off"
 			c.Provisioning.AnswerAtOnce = !polling
@@ -82,7 +82,7 @@ func initialise(data string, polling bool) error {
 
 func serve(w *world, neg bool, args []string, _ map[string]string) {
 	w.must(neg)
-	w.ts.Check(initialise(w.data, len(args) == 1))
+	w.ts.Check(initialise(w.data, len(args) == 1, ""))
 	config, err := app.LoadConfig(w.data)
 	w.ts.Check(err)
 	config.Now = w.now

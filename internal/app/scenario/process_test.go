@@ -1,0 +1,97 @@
+package scenario
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/berth-iot/berth/internal/app"
+)
+
+// What tells the test's program to be a server.
+const (
+	serveDir     = "BERTH_TEST_SERVE"   // of this data directory
+	servePolling = "BERTH_TEST_POLLING" // that answers no registration at once
+)
+
+// serveUntilKilled is the server that is killed. It says where it listens, and
+// ends with whoever holds its standard input.
+func serveUntilKilled(data string) int {
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		os.Exit(3)
+	}()
+	config, err := app.LoadConfig(data)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	config.Provisioning.AnswerAtOnce = os.Getenv(servePolling) == ""
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	server, err := app.Open(context.Background(), config, "test", log)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println(server.Address())
+	if err := server.Run(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// A process is a server in a process of its own.
+type process struct {
+	*exec.Cmd
+	address string
+	took    time.Duration // from its start until it listened
+	output  bytes.Buffer
+}
+
+func startProcess(t *testing.T, data string, env ...string) *process {
+	t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{Cmd: exec.Command(program)}
+	p.Env = append(append(os.Environ(), serveDir+"="+data), env...)
+	p.Stderr = &p.output
+	if _, err := p.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	said, err := p.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(said).ReadString('\n')
+	if err != nil {
+		p.kill()
+		t.Fatalf("the server did not start: %s", &p.output)
+	}
+	p.address, p.took = strings.TrimSpace(line), time.Since(began)
+	t.Cleanup(p.kill)
+	return p
+}
+
+// kill ends the process as a power cut would, and returns when it is gone.
+func (p *process) kill() {
+	if p.ProcessState == nil {
+		p.Process.Signal(syscall.SIGKILL)
+		p.Wait()
+	}
+}
