@@ -40,6 +40,7 @@ const (
 
 	CodeGenericNotFound      Code = 404000
 	CodeDeviceNotFound       Code = 404001
+	CodeDeviceNotOnline      Code = 404103
 	CodeEnrollmentNotFound   Code = 404201
 	CodeRegistrationNotFound Code = 404202
 	CodeOperationNotFound    Code = 404203
@@ -61,6 +62,7 @@ const (
 	CodeServerError          Code = 500001
 	CodeUnavailable          Code = 503000
 	CodeServiceUnavailable   Code = 503001
+	CodeGatewayTimeout       Code = 504101
 )
 
 var codeNames = map[Code]string{
@@ -80,6 +82,7 @@ var codeNames = map[Code]string{
 	CodeDeviceDisabled:         "DeviceDisabled",
 	CodeGenericNotFound:        "GenericNotFound",
 	CodeDeviceNotFound:         "DeviceNotFound",
+	CodeDeviceNotOnline:        "DeviceNotOnline",
 	CodeEnrollmentNotFound:     "EnrollmentNotFound",
 	CodeRegistrationNotFound:   "DeviceRegistrationNotFound",
 	CodeOperationNotFound:      "AsyncOperationNotFound",
@@ -99,4 +102,5 @@ var codeNames = map[Code]string{
 	CodeServerError:            "ServerError",
 	CodeUnavailable:            "GenericServiceUnavailable",
 	CodeServiceUnavailable:     "ServiceUnavailable",
+	CodeGatewayTimeout:         "GatewayTimeout",
 }

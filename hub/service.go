@@ -35,11 +35,12 @@ type Service struct {
 	policies access.Policies
 	now      func() time.Time
 	random   io.Reader
+	live     live
 }
 
 // New returns the service made of c.
 func New(c Config) *Service {
-	return &Service{c.Registry, c.Stream, c.Policies, c.Now, c.Random}
+	return &Service{registry: c.Registry, stream: c.Stream, policies: c.Policies, now: c.Now, random: c.Random}
 }
 
 // HostName returns the form in which a hub's host name is kept and compared:
@@ -174,6 +175,9 @@ func (s *Service) PutDevice(ctx context.Context, caller access.Caller, hub strin
 	if err != nil {
 		return nil, fmt.Errorf("writing device %q of %s: %w", id, hub, err)
 	}
+	if put.Disabled {
+		s.cut(Place{hub, id}, ErrDisabled)
+	}
 	return put, nil
 }
 
@@ -195,6 +199,7 @@ func (s *Service) DeleteDevice(ctx context.Context, caller access.Caller, hub st
 	if err != nil {
 		return fmt.Errorf("deleting device %q of %s: %w", id, hub, err)
 	}
+	s.cut(Place{hub, id}, ErrDeleted)
 	return nil
 }
 

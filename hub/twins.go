@@ -57,7 +57,7 @@ func (s *Service) changeTwin(ctx context.Context, caller access.Caller, hub stri
 		return nil, nil, err
 	}
 	var of *Device
-	var changed *Twin
+	var before, changed *Twin
 	err := s.registry.Change(ctx, hub, id, func(d *Device, t *Twin) (*Device, *Twin, error) {
 		switch {
 		case d == nil || t == nil:
@@ -73,12 +73,13 @@ func (s *Service) changeTwin(ctx context.Context, caller access.Caller, hub stri
 		if err != nil {
 			return nil, nil, err
 		}
-		of, changed = d, s.rewritten(t, tags, desired)
+		of, before, changed = d, t, s.rewritten(t, tags, desired)
 		return of, changed, nil
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("writing the twin of %q of %s: %w", id, hub, err)
 	}
+	s.notify(Place{hub, id}, before, changed)
 	return of, changed, nil
 }
 

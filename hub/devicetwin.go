@@ -1,0 +1,92 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/hub/twin"
+)
+
+// DeviceTwin returns the twin of a device that asks for its own: what it may see
+// are the desired and reported properties with their versions.
+func (s *Service) DeviceTwin(ctx context.Context, from Sender) (*Twin, error) {
+	d, err := s.device(ctx, from.Hub, from.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := from.is(d); err != nil {
+		return nil, err
+	}
+	t, err := s.registry.Twin(ctx, from.Hub, from.ID)
+	if errs.KindOf(err) == errs.NotFound {
+		return nil, notFound(from.ID)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the twin of %q of %s: %w", from.ID, from.Hub, err)
+	}
+	return t, nil
+}
+
+// PatchReported merges what a device reports into its twin and returns the version
+// of its reported properties then. version, where it is not nil, is the one that
+// the device means to change; with another one the error is of kind
+// errs.Precondition. Limits are those of package twin.
+func (s *Service) PatchReported(ctx context.Context, from Sender, patch json.RawMessage, version *int64) (int64, error) {
+	var now int64
+	err := s.registry.Change(ctx, from.Hub, from.ID, func(d *Device, t *Twin) (*Device, *Twin, error) {
+		switch {
+		case d == nil || t == nil:
+			return nil, nil, notFound(from.ID)
+		case version != nil && *version != t.ReportedVersion:
+			return nil, nil, errs.New(errs.Precondition, errs.CodePreconditionFailed, "Precondition failed: the reported properties have version %d", t.ReportedVersion)
+		}
+		if err := from.is(d); err != nil {
+			return nil, nil, err
+		}
+		reported, err := twin.Reported.Merge(t.Reported, patch)
+		if err != nil {
+			return nil, nil, err
+		}
+		next := *t
+		if !bytes.Equal(reported, t.Reported) {
+			next.Reported = reported
+			next.ReportedVersion++
+			next.ReportedUpdated = s.now()
+			next.Version++
+		}
+		now = next.ReportedVersion
+		return d, &next, nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("writing the reported properties of %q of %s: %w", from.ID, from.Hub, err)
+	}
+	return now, nil
+}
+
+// is refuses a sender whose identity was deleted since it proved itself, also when
+// another one has its name now.
+func (from Sender) is(d *Device) error {
+	if d.GenerationID != from.GenerationID {
+		return notFound(from.ID)
+	}
+	return nil
+}
+
+// notify tells a device that is connected what changed of its desired properties.
+func (s *Service) notify(at Place, before, after *Twin) {
+	if before.DesiredVersion == after.DesiredVersion {
+		return
+	}
+	link := s.live.link(at)
+	if link == nil {
+		return // it asks for its twin when it connects
+	}
+	patch, err := twin.Desired.Difference(before.Desired, after.Desired)
+	if err != nil {
+		return // both were checked when they were written
+	}
+	link.Desired(patch, after.DesiredVersion)
+}
