@@ -363,3 +363,30 @@ func FuzzTrustImport(f *testing.F) {
 		}
 	})
 }
+
+// A device costs little below a trust store with all lots of all vendors, and a
+// stranger even less.
+func BenchmarkVerifyUnderALargeTrustStore(b *testing.B) {
+	w := newWorld(b)
+	anchors := []ekcert.TrustAnchor{anchor(w.root.Certificate), anchor(w.issuing.Certificate)}
+	for range 3000 {
+		anchors = append(anchors, anchor(newCA(b, w.root, "Lot "+rand.Text()).Certificate))
+	}
+	policy, _ := trusting(b, false, anchors...).Parse().Extend(ekcert.Policy{Trusted: true})
+	stranger := newCA(b, nil, "Stranger")
+	for name, der := range map[string][]byte{
+		"admitted": w.issuing.issue(b, w.ek, w.shape), "refused": stranger.issue(b, w.ek, w.shape),
+	} {
+		c, err := ekcert.Parse(der)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if v := ekcert.Verify(c, w.ek, policy, now); v.Accepted() != (name == "admitted") {
+					b.Fatalf("%+v", v.Findings)
+				}
+			}
+		})
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/attest/ekcert"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/errs"
@@ -93,6 +94,17 @@ func TestAServerHearsWhatAnotherChanged(t *testing.T) {
 			return err == nil && (len(all) == 1) == (next != nil)
 		})
 		t.Logf("a CA certificate after %v", took)
+	}
+	for version, change := range []ekcert.TrustChange{{}, {Add: []ekcert.TrustAnchor{{Thumbprint: "AA", Certificate: []byte("DER")}}}, {Remove: []string{"AA"}}} {
+		err := a.ChangeTrust(t.Context(), testScope, func(ekcert.Trust) (ekcert.TrustChange, error) { return change, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		took := within(t, soon, func() bool {
+			now, err := b.TrustAnchors(t.Context(), testScope)
+			return err == nil && now.Version == int64(version) && len(now.Anchors) == len(change.Add)
+		})
+		t.Logf("a trust anchor after %v", took)
 	}
 	link := provision.LinkedHub{Host: "hub-1", Weight: 1}
 	if err := a.PutLinkedHub(t.Context(), testScope, link); err != nil {

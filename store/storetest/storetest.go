@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/attest/ekcert"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/errs"
@@ -118,6 +119,8 @@ func whatWasWrittenStays(t *testing.T, open func() Store) {
 	noError(t, s.PutPolicy(ctx, access.ScopeOwner(scopeA), p))
 	linked := filled[provision.LinkedHub]()
 	noError(t, s.PutLinkedHub(ctx, scopeA, linked))
+	anchor := trustAnchor("AA")
+	changeTrust(t, s, scopeA, trustChange([]ekcert.TrustAnchor{anchor}))
 	m := filled[*hub.Message]()
 	noError(t, s.Append(ctx, []*hub.Message{m, {Hub: "hub-1", DeviceID: "d", Enqueued: epoch}}))
 	noError(t, s.Close())
@@ -144,6 +147,7 @@ func whatWasWrittenStays(t *testing.T, open func() Store) {
 	hubs, err := s.Linked(ctx, scopeA)
 	noError(t, err)
 	same(t, hubs, []provision.LinkedHub{linked})
+	sameTrust(t, s, scopeA, 1, in(1, anchor))
 	ms, err := s.Read(ctx, "", 0, 1)
 	noError(t, err)
 	same(t, ms, []*hub.Message{m})
