@@ -28,17 +28,40 @@ const (
 // System, Properties and Body are taken. The messages are durable when it
 // returns nil.
 func (s *Service) Ingest(ctx context.Context, from Sender, messages []Message) error {
+	kept, err := s.received(from, messages)
+	if err != nil {
+		return err
+	}
+	if err := s.stream.Append(ctx, kept); err != nil {
+		return fmt.Errorf("keeping %d message(s) of %q at %s: %w", len(kept), from.ID, from.Hub, err)
+	}
+	return nil
+}
+
+// Receive is Ingest for who does not wait: kept is called when the message is
+// durable, or cannot be, in the order in which messages were received. An error
+// means that it is not called. Receive waits while too many messages do.
+func (s *Service) Receive(ctx context.Context, from Sender, m Message, kept func(error)) error {
+	received, err := s.received(from, []Message{m})
+	if err != nil {
+		return err
+	}
+	return s.intake.add(ctx, s.stream, arrival{received[0], kept})
+}
+
+// received checks messages and notes on them what the hub knows.
+func (s *Service) received(from Sender, messages []Message) ([]*Message, error) {
 	if len(messages) == 0 {
-		return errs.New(errs.Invalid, errs.CodeArgumentInvalid, "the batch has no message")
+		return nil, errs.New(errs.Invalid, errs.CodeArgumentInvalid, "the batch has no message")
 	}
 	if len(messages) > MaxBatch {
-		return errs.New(errs.TooLarge, errs.CodeMessageTooLarge, "the batch has %d messages; %d are allowed", len(messages), MaxBatch)
+		return nil, errs.New(errs.TooLarge, errs.CodeMessageTooLarge, "the batch has %d messages; %d are allowed", len(messages), MaxBatch)
 	}
 	now, size := s.now(), 0
 	kept := make([]*Message, len(messages))
 	for i, m := range messages {
 		if size += m.size(); size > MaxMessageSize {
-			return errs.New(errs.TooLarge, errs.CodeMessageTooLarge, "over %d bytes, properties included", MaxMessageSize)
+			return nil, errs.New(errs.TooLarge, errs.CodeMessageTooLarge, "over %d bytes, properties included", MaxMessageSize)
 		}
 		system := maps.Clone(m.System)
 		if system == nil {
@@ -54,10 +77,7 @@ func (s *Service) Ingest(ctx context.Context, from Sender, messages []Message) e
 			System: system, Properties: m.Properties, Body: m.Body,
 		}
 	}
-	if err := s.stream.Append(ctx, kept); err != nil {
-		return fmt.Errorf("keeping %d message(s) of %q at %s: %w", len(kept), from.ID, from.Hub, err)
-	}
-	return nil
+	return kept, nil
 }
 
 func (m Message) size() int {

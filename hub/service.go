@@ -36,6 +36,7 @@ type Service struct {
 	now      func() time.Time
 	random   io.Reader
 	live     live
+	intake   intake
 }
 
 // New returns the service made of c.

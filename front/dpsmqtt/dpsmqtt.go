@@ -11,7 +11,6 @@ package dpsmqtt
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -61,12 +60,6 @@ type Front struct{ Config }
 // New returns a front.
 func New(c Config) *Front { return &Front{c} }
 
-// A Peer is who is at the other end of a connection.
-type Peer struct {
-	Address string              // host:port
-	Chain   []*x509.Certificate // leaf first; TLS proved possession of the leaf's key
-}
-
 // The topics (DPS, MQTT device API). A device has one filter for all answers.
 const (
 	answersFilter = "$dps/registrations/res/#"
@@ -74,9 +67,9 @@ const (
 	pollTopic     = "$dps/registrations/GET/iotdps-get-operationstatus/"
 )
 
-// Names reports whether a user name is one for this front:
+// Serves reports whether a user name is one for this front:
 // {idScope}/registrations/{registrationId}/api-version={version}&… .
-func Names(username string) bool {
+func (f *Front) Serves(username string) bool {
 	_, err := parseUsername(username)
 	return err == nil
 }
@@ -117,7 +110,7 @@ func parseUsername(username string) (c claim, err error) {
 }
 
 // Greet judges a CONNECT; it is the greeter of a connection with the peer.
-func (f *Front) Greet(_ context.Context, conn *machine.Conn, p Peer, connect *mqtt.Connect) (machine.Session, mqtt.ReturnCode, error) {
+func (f *Front) Greet(_ context.Context, conn *machine.Conn, p machine.Peer, connect *mqtt.Connect) (machine.Session, mqtt.ReturnCode, error) {
 	if connect.Username == nil {
 		return nil, mqtt.BadUserNameOrPassword, errors.New("there is no user name")
 	}
@@ -143,7 +136,7 @@ func (f *Front) Greet(_ context.Context, conn *machine.Conn, p Peer, connect *mq
 type session struct {
 	*Front
 	conn  *machine.Conn
-	peer  Peer
+	peer  machine.Peer
 	claim claim
 	token *sas.Token
 

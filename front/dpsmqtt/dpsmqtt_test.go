@@ -61,7 +61,7 @@ func meet(t *testing.T, f func(d *client)) {
 		d.front = New(Config{Registrar: d.registrar, Now: time.Now, Logger: slog.New(slog.DiscardHandler), Random: rand.Reader})
 		go func() {
 			d.ended <- machine.Serve(t.Context(), there, limits, func(ctx context.Context, c *machine.Conn, m *mqtt.Connect) (machine.Session, mqtt.ReturnCode, error) {
-				return d.front.Greet(ctx, c, Peer{Address: "192.0.2.7:4711"}, m)
+				return d.front.Greet(ctx, c, machine.Peer{Address: "192.0.2.7:4711"}, m)
 			})
 		}()
 		f(d)
@@ -319,7 +319,7 @@ func TestRateLimits(t *testing.T) {
 	})
 }
 
-func TestNames(t *testing.T) {
+func TestServes(t *testing.T) {
 	for username, want := range map[string]bool{
 		username: true,
 		"0ne00000001/Registrations/a%3Ab/?api-version=2025-07-01-preview": true,
@@ -327,7 +327,7 @@ func TestNames(t *testing.T) {
 		"hub.example/registrations/m/?api-version=2021-04-12":             false, // a module of a device with this name
 		"": false,
 	} {
-		if Names(username) != want {
+		if New(Config{}).Serves(username) != want {
 			t.Errorf("%q: %v", username, !want)
 		}
 	}

@@ -40,6 +40,7 @@ type Config struct {
 	Store        StoreConfig        `toml:"store"`
 	TLS          TLSConfig          `toml:"tls"`
 	Limits       LimitsConfig       `toml:"limits"`
+	MQTT         MQTTConfig         `toml:"mqtt"`
 	Metrics      MetricsConfig      `toml:"metrics"`
 	Provisioning ProvisioningConfig `toml:"provisioning"`
 	LinkedHubs   LinkedHubsConfig   `toml:"linked_hubs"`
@@ -72,6 +73,14 @@ type TLSConfig struct {
 type CertificateFiles struct {
 	Certificate string `toml:"certificate"` // PEM, leaf first, with intermediates
 	Key         string `toml:"key"`         // PEM, mode 0600
+}
+
+// MQTTConfig says how devices reach the server over MQTT. Over WebSocket they do
+// in any case, on the HTTPS listener.
+type MQTTConfig struct {
+	// Listen is the address of the MQTT listener, which speaks TLS. Device SDKs
+	// have port 8883 built in. Empty means none.
+	Listen string `toml:"listen"`
 }
 
 // ProvisioningConfig tunes the provisioning service.
@@ -245,9 +254,12 @@ func (c Config) Validate() error {
 	if c.Limits.ConnectionsPerAddress < 1 {
 		fault("limits.connections_per_address", "must be at least 1")
 	}
-	if c.Metrics.Listen != "" {
-		if _, _, err := net.SplitHostPort(c.Metrics.Listen); err != nil {
-			fault("metrics.listen", "%q is not address:port", c.Metrics.Listen)
+	for key, address := range map[string]string{"mqtt.listen": c.MQTT.Listen, "metrics.listen": c.Metrics.Listen} {
+		if address == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			fault(key, "%q is not address:port", address)
 		}
 	}
 	if c.Telemetry.Retention <= 0 {

@@ -134,6 +134,7 @@ func newConfig(o InitOptions, data string) (Config, error) {
 	if o.Listen != "" {
 		c.Listen = o.Listen
 	}
+	c.MQTT.Listen = mqttListen(c.Listen)
 	if o.RSA {
 		c.TLS.Certificates = append(c.TLS.Certificates, CertificateFiles{serverRSACert, serverRSAKey})
 	}
@@ -269,6 +270,19 @@ func portSuffix(listen string) string {
 		return ""
 	}
 	return ":" + port
+}
+
+// mqttListen is the address for MQTT beside one for HTTPS: the port that SDKs have
+// built in, or one that the system chooses where it chooses the other.
+func mqttListen(https string) string {
+	host, port, err := net.SplitHostPort(https)
+	if err != nil {
+		return ""
+	}
+	if port != "0" {
+		port = "8883"
+	}
+	return net.JoinHostPort(host, port)
 }
 
 func writeKey(path string, key crypto.Signer) error {

@@ -20,7 +20,10 @@ import (
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/front/admin"
 	"github.com/berth-iot/berth/front/dpshttp"
+	"github.com/berth-iot/berth/front/dpsmqtt"
 	"github.com/berth-iot/berth/front/hubhttp"
+	"github.com/berth-iot/berth/front/hubmqtt"
+	"github.com/berth-iot/berth/front/mqttserver"
 	"github.com/berth-iot/berth/hsm/soft"
 	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/limit"
@@ -51,6 +54,8 @@ type Server struct {
 	listener  net.Listener
 	metrics   *metrics
 	scrapes   net.Listener // for Prometheus, or nil
+	mqtt      *mqttserver.Server
+	mqtts     net.Listener // for MQTT over TLS, or nil
 	ready     atomic.Bool
 	draining  chan struct{}
 }
@@ -59,7 +64,10 @@ type Server struct {
 // certificates and begins to listen. Run serves; Close is for a server that
 // never ran.
 func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_ *Server, err error) {
-	s := &Server{config: c, logger: logger, metrics: newMetrics(version), draining: make(chan struct{})}
+	s := &Server{
+		config: c, logger: logger, metrics: newMetrics(version), draining: make(chan struct{}),
+		mqtt: &mqttserver.Server{Logger: logger},
+	}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -100,6 +108,11 @@ func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_
 	if s.listener, err = net.Listen("tcp", c.Listen); err != nil {
 		return nil, listenError(c.Listen, err)
 	}
+	if c.MQTT.Listen != "" {
+		if s.mqtts, err = net.Listen("tcp", c.MQTT.Listen); err != nil {
+			return nil, listenError(c.MQTT.Listen, err)
+		}
+	}
 	if c.Metrics.Listen != "" {
 		if s.scrapes, err = net.Listen("tcp", c.Metrics.Listen); err != nil {
 			return nil, listenError(c.Metrics.Listen, err)
@@ -134,11 +147,22 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 		CheckCustom: s.chooser.check,
 	})
 	scopes := tenants{s.store, scope, s.config.Hosts}
+	devices := limit.New(perDevice)
+	s.mqtt.Fronts = []mqttserver.Front{
+		dpsmqtt.New(dpsmqtt.Config{
+			Registrar: s.registrar, Addresses: addresses, Devices: devices, Observe: s.metrics.of("dps"),
+			Now: now, Logger: s.logger, Random: rand.Reader,
+		}),
+		hubmqtt.New(hubmqtt.Config{
+			Service: hubService, Hubs: s.hubs, Addresses: addresses, Observe: s.metrics.of("hub"),
+			Now: now, Logger: s.logger, Random: rand.Reader,
+		}),
+	}
 	return mux{
 		dps: dpshttp.New(dpshttp.Config{
 			Registrar: s.registrar, Enroller: enroller, Policies: s.store, Secrets: key, Scopes: scopes,
 			PublicURL: "https://" + s.config.Hosts[0] + portSuffix(s.config.Listen),
-			Addresses: addresses, Devices: limit.New(perDevice), Observe: s.metrics.of("dps"),
+			Addresses: addresses, Devices: devices, Observe: s.metrics.of("dps"),
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 		hub: hubhttp.New(hubhttp.Config{
@@ -178,7 +202,6 @@ func (s *Server) Address() net.Addr { return s.listener.Addr() }
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	server := &http.Server{
-		Handler:           s.handler,
 		TLSConfig:         s.tls.config(),
 		ReadHeaderTimeout: handshakeTimeout,
 		ReadTimeout:       requestTimeout,
@@ -193,6 +216,10 @@ func (s *Server) Run(ctx context.Context) error {
 	server.Protocols.SetHTTP1(true)
 
 	g, ctx := errgroup.WithContext(ctx)
+	server.Handler = s.upgrading(ctx)
+	if s.mqtts != nil {
+		g.Go(func() error { return s.mqtt.Serve(ctx, s.bounded(s.mqtts), s.tls.config()) })
+	}
 	g.Go(func() error {
 		err := server.ServeTLS(s.bounded(s.listener), "", "")
 		if errors.Is(err, http.ErrServerClosed) {
@@ -216,6 +243,18 @@ func (s *Server) Run(ctx context.Context) error {
 	s.ready.Store(true)
 	s.logger.Info("serving", "address", s.listener.Addr().String(), "host", s.config.Hosts[0], "id_scope", s.config.IDScope)
 	return g.Wait()
+}
+
+// upgrading is the handler of all APIs, and of the WebSockets that devices speak
+// MQTT on: on any path, for clients differ in it. They end with ctx.
+func (s *Server) upgrading(ctx context.Context) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if mqttserver.Wanted(r) {
+			s.mqtt.Upgrade(ctx, w, r)
+			return
+		}
+		s.handler.ServeHTTP(w, r)
+	})
 }
 
 // bounded is the listener with the bounds of the configuration.
@@ -268,7 +307,7 @@ func (s *Server) isReady(context.Context) error {
 // Close releases the listener and the store.
 func (s *Server) Close() error {
 	var faults []error
-	for _, l := range []net.Listener{s.listener, s.scrapes} {
+	for _, l := range []net.Listener{s.listener, s.mqtts, s.scrapes} {
 		if l == nil {
 			continue
 		}

@@ -8,6 +8,7 @@ package mqtt
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,12 @@ type Limits struct {
 	// Silence is the longest time without a packet: one and a half times the
 	// client's keep-alive counts where that is shorter.
 	Silence time.Duration
+}
+
+// A Peer is who is at the other end of a connection.
+type Peer struct {
+	Address string              // host:port
+	Chain   []*x509.Certificate // leaf first; TLS proved possession of the leaf's key
 }
 
 // A Greeter judges a CONNECT. It returns what serves the connection; or an error,

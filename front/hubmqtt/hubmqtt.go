@@ -1,0 +1,411 @@
+// Package hubmqtt speaks the device API of IoT Hub over MQTT 3.1.1: telemetry,
+// device twins and direct methods on their fixed topics. It is no broker: devices
+// reach the hub and nobody else. It turns packets into calls of the hub and what
+// comes back into packets; it decides nothing.
+package hubmqtt
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/errs"
+	machine "github.com/berth-iot/berth/front/internal/mqtt"
+	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/limit"
+	"github.com/berth-iot/berth/wire/hubtopic"
+	"github.com/berth-iot/berth/wire/mqtt"
+	"github.com/berth-iot/berth/wire/sas"
+)
+
+// tokenGrace is for how long a connection outlives the token it was made with:
+// clients renew it by connecting again, some of them late.
+const tokenGrace = 10 * time.Minute
+
+// Hubs knows the hubs of this server.
+type Hubs interface {
+	// Hub returns the hub of a host name, in lower case and without a port.
+	Hub(name string) (hub.Host, bool)
+}
+
+// Config is what the front stands on. Every member is needed but Addresses and
+// Observe.
+type Config struct {
+	Service *hub.Service
+	Hubs    Hubs
+	// Addresses bounds the connections that one address makes; nil for no bound.
+	Addresses *limit.Limiter
+	// Observe is told of every request of a device; nil for nobody.
+	Observe func(method, route string, status int, took time.Duration)
+	Now     func() time.Time
+	Logger  *slog.Logger
+	Random  io.Reader
+}
+
+// A Front serves connections.
+type Front struct{ Config }
+
+// New returns a front.
+func New(c Config) *Front { return &Front{c} }
+
+// Serves reports whether a user name is one for this front: all are that are not
+// for another one.
+func (f *Front) Serves(string) bool { return true }
+
+// Greet judges a CONNECT; it is the greeter of a connection with the peer.
+func (f *Front) Greet(ctx context.Context, conn *machine.Conn, p machine.Peer, connect *mqtt.Connect) (machine.Session, mqtt.ReturnCode, error) {
+	s, code, err := f.admit(ctx, conn, p, connect)
+	if err != nil {
+		f.Logger.Info("mqtt connection refused", "client_id", connect.ClientID, "remote", p.Address, "code", code.String(), "error", err)
+		return nil, code, err
+	}
+	f.Logger.Debug("mqtt connection", "hub", s.from.Hub, "device_id", s.from.ID, "remote", p.Address)
+	return s, mqtt.Accepted, nil
+}
+
+func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, connect *mqtt.Connect) (*session, mqtt.ReturnCode, error) {
+	if wait := f.Addresses.Take(limit.Address(p.Address), f.Now()); wait > 0 {
+		return nil, mqtt.ServerUnavailable, errors.New("the address is over its rate limit")
+	}
+	if connect.Username == nil {
+		return nil, mqtt.BadUserNameOrPassword, errors.New("there is no user name")
+	}
+	u, err := hubtopic.ParseUsername(*connect.Username)
+	if err != nil {
+		return nil, mqtt.BadUserNameOrPassword, err
+	}
+	host, ok := f.Hubs.Hub(hub.HostName(u.Host))
+	switch {
+	case !ok:
+		return nil, mqtt.NotAuthorized, fmt.Errorf("there is no hub %q", u.Host)
+	case u.ModuleID != "":
+		return nil, mqtt.NotAuthorized, errors.New("modules are not offered")
+	case connect.ClientID != u.DeviceID:
+		return nil, mqtt.IdentifierRejected, errors.New("the client identifier is not the device ID of the user name")
+	}
+	id, err := device.ParseID(u.DeviceID)
+	if err != nil {
+		return nil, mqtt.IdentifierRejected, fmt.Errorf("the device ID: %w", err)
+	}
+	credential := attest.Credential{Chain: p.Chain}
+	if len(connect.Password) > 0 {
+		token, err := sas.Parse(string(connect.Password))
+		if err != nil {
+			return nil, mqtt.BadUserNameOrPassword, fmt.Errorf("the password is not a SAS token: %w", err)
+		}
+		credential.Token = &token
+	}
+	from, err := f.Service.Authenticate(ctx, host, id, credential)
+	if err != nil {
+		return nil, refusal(err), err
+	}
+	s := &session{Front: f, conn: conn, peer: p, from: from}
+	if connect.Will != nil {
+		if r, err := hubtopic.ParseRequest(connect.Will.Topic); err != nil || r.Operation != hubtopic.Telemetry || r.DeviceID != string(id) || r.ModuleID != "" {
+			return nil, mqtt.NotAuthorized, errors.New("the will is for another topic than that of the device's own telemetry")
+		}
+	}
+	if credential.Token != nil {
+		s.expiry = time.AfterFunc(credential.Token.Expiry.Sub(f.Now())+tokenGrace, func() { conn.Close(errors.New("the token has expired")) })
+	}
+	s.detach = f.Service.Attach(hub.Place{Hub: from.Hub, ID: from.ID}, s)
+	return s, mqtt.Accepted, nil
+}
+
+// refusal is the code for a device that is not let in. Clients go on trying after
+// that of a refused authorization, whatever the reason was.
+func refusal(err error) mqtt.ReturnCode {
+	switch errs.KindOf(err) {
+	case errs.Unavailable, errs.Busy, errs.Internal:
+		return mqtt.ServerUnavailable
+	}
+	return mqtt.NotAuthorized
+}
+
+// A session is one device that is connected.
+type session struct {
+	*Front
+	conn   *machine.Conn
+	peer   machine.Peer
+	from   hub.Sender
+	expiry *time.Timer // nil for a certificate
+	detach func()
+
+	mu      sync.Mutex // guards what follows
+	granted map[string]byte
+	calls   map[string]chan methodAnswer // direct methods that wait, by request ID
+	lastRID uint32
+}
+
+type methodAnswer struct {
+	status  int
+	payload json.RawMessage
+}
+
+// Subscribe grants the filters there are.
+func (s *session) Subscribe(_ context.Context, want mqtt.Subscription) byte {
+	switch want.Filter {
+	case hubtopic.TwinResponses, hubtopic.TwinDesired, hubtopic.Methods, hubtopic.CloudToDevice(string(s.from.ID)):
+	default:
+		return mqtt.SubscriptionFailed
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.granted == nil {
+		s.granted = make(map[string]byte)
+	}
+	s.granted[want.Filter] = min(want.QoS, 1)
+	return min(want.QoS, 1)
+}
+
+// Subscribed has nothing to send: nothing waits for a device.
+func (s *session) Subscribed(context.Context) {}
+
+// Unsubscribe ends a subscription.
+func (s *session) Unsubscribe(_ context.Context, filter string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.granted, filter)
+}
+
+// Ended makes the device one that is not connected.
+func (s *session) Ended(will *mqtt.Will, why error) {
+	s.detach()
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
+	if will != nil {
+		s.publishWill(will)
+	}
+	s.Logger.Debug("mqtt connection ended", "hub", s.from.Hub, "device_id", s.from.ID, "remote", s.peer.Address, "reason", why)
+}
+
+func (s *session) publishWill(will *mqtt.Will) {
+	r, err := hubtopic.ParseRequest(will.Topic)
+	if err != nil {
+		return // it was read when the device connected
+	}
+	m := message(r, will.Payload, will.Retain)
+	m.Properties["iothub-MessageType"] = "Will"
+	err = s.Service.Receive(context.Background(), s.from, m, func(err error) {
+		if err != nil {
+			s.Logger.Error("keeping a will", "hub", s.from.Hub, "device_id", s.from.ID, "error", err)
+		}
+	})
+	if err != nil {
+		s.Logger.Warn("refusing a will", "hub", s.from.Hub, "device_id", s.from.ID, "error", err)
+	}
+}
+
+// Publish does what a topic is for. One that is not for this device is the end of
+// the connection.
+func (s *session) Publish(ctx context.Context, p *mqtt.Publish, accepted func()) error {
+	r, err := hubtopic.ParseRequest(p.Topic)
+	if err != nil {
+		return err
+	}
+	switch r.Operation {
+	case hubtopic.Telemetry:
+		return s.telemetry(ctx, r, p, accepted)
+	case hubtopic.MethodAnswer:
+		accepted()
+		s.answered(r, p.Payload)
+		return nil
+	}
+	accepted()
+	return s.twin(ctx, r, p.Payload)
+}
+
+func message(r hubtopic.Request, body []byte, retain bool) hub.Message {
+	m := hub.Message{Body: body}
+	m.System, m.Properties = hubtopic.Split(r.Properties)
+	if retain {
+		m.Properties["mqtt-retain"] = "true" // it is not: the hub is no broker
+	}
+	return m
+}
+
+func (s *session) telemetry(ctx context.Context, r hubtopic.Request, p *mqtt.Publish, accepted func()) error {
+	if r.DeviceID != string(s.from.ID) || r.ModuleID != "" {
+		return errors.New("a message in the name of another device")
+	}
+	began := s.Now()
+	return s.Service.Receive(ctx, s.from, message(r, p.Payload, p.Retain), func(err error) {
+		if s.Observe != nil {
+			s.Observe("PUBLISH", "events", status(err), s.Now().Sub(began))
+		}
+		if err != nil {
+			s.Logger.Error("keeping a message", "hub", s.from.Hub, "device_id", s.from.ID, "error", err)
+			s.conn.Close(err) // it sends again what was not acknowledged
+			return
+		}
+		accepted()
+	})
+}
+
+// status is the code that a call counts as.
+func status(err error) int {
+	if err == nil {
+		return 200
+	}
+	return code(err).Status()
+}
+
+// twin answers a request for the device's twin.
+func (s *session) twin(ctx context.Context, r hubtopic.Request, payload []byte) error {
+	began := s.Now()
+	topic, body, err := s.twinAnswer(ctx, r, payload)
+	if err != nil {
+		id, _ := errs.NewTrackingID(s.Random)
+		s.Logger.Info("mqtt twin request", "hub", s.from.Hub, "device_id", s.from.ID, "status", status(err), "tracking_id", string(id), "error", err)
+		topic, body = hubtopic.TwinResponse(status(err), r.RequestID, nil), s.errorBody(err, id)
+	}
+	if s.Observe != nil {
+		route := "twin"
+		if r.Operation == hubtopic.TwinPatch {
+			route = "reported"
+		}
+		s.Observe("PUBLISH", route, status(err), s.Now().Sub(began))
+	}
+	return s.send(hubtopic.TwinResponses, topic, body)
+}
+
+func (s *session) twinAnswer(ctx context.Context, r hubtopic.Request, payload []byte) (topic string, body []byte, err error) {
+	if r.Operation == hubtopic.TwinPatch {
+		version, err := s.Service.PatchReported(ctx, s.from, payload, r.Version)
+		return hubtopic.TwinResponse(204, r.RequestID, &version), nil, err
+	}
+	t, err := s.Service.DeviceTwin(ctx, s.from)
+	if err != nil {
+		return "", nil, err
+	}
+	body = append([]byte(`{"desired":`), versioned(t.Desired, t.DesiredVersion)...)
+	body = append(append(body, `,"reported":`...), versioned(t.Reported, t.ReportedVersion)...)
+	return hubtopic.TwinResponse(200, r.RequestID, nil), append(body, '}'), nil
+}
+
+// versioned adds $version to a section, a compact JSON object.
+func versioned(section json.RawMessage, version int64) []byte {
+	b := append([]byte(nil), section[:len(section)-1]...)
+	if len(b) > 1 {
+		b = append(b, ',')
+	}
+	b = strconv.AppendInt(append(b, `"$version":`...), version, 10)
+	return append(b, '}')
+}
+
+// codes holds what a kind of error is called here when nobody said more.
+var codes = map[errs.Kind]errs.Code{
+	errs.Invalid: errs.CodeArgumentInvalid, errs.Denied: errs.CodeUnauthorizedAccess, errs.Forbidden: errs.CodeForbidden,
+	errs.NotFound: errs.CodeDeviceNotFound, errs.Precondition: errs.CodePreconditionFailed, errs.TooLarge: errs.CodeMessageTooLarge,
+	errs.Busy: errs.CodeThrottling, errs.Unavailable: errs.CodeServiceUnavailable,
+}
+
+func code(err error) errs.Code {
+	e := errs.Public(err)
+	if e.Code != 0 {
+		return e.Code
+	}
+	if c, ok := codes[e.Kind]; ok {
+		return c
+	}
+	return errs.CodeServerError
+}
+
+// An errorBody tells a device why a request failed. One client looks at nothing
+// but errorCode, and another one cannot read an info that is null.
+type errorBody struct {
+	ErrorCode    errs.Code `json:"errorCode"`
+	TrackingID   string    `json:"trackingId"`
+	Message      string    `json:"message"`
+	Info         struct{}  `json:"info"`
+	TimestampUTC string    `json:"timestampUtc"`
+}
+
+func (s *session) errorBody(err error, id errs.TrackingID) []byte {
+	b, _ := json.Marshal(errorBody{ // strings and a number
+		ErrorCode: code(err), TrackingID: string(id), Message: errs.Public(err).Message,
+		TimestampUTC: s.Now().UTC().Format("2006-01-02T15:04:05.0000000Z"),
+	})
+	return b
+}
+
+// send sends to who subscribed to filter; others do without.
+func (s *session) send(filter, topic string, payload []byte) error {
+	s.mu.Lock()
+	qos, ok := s.granted[filter]
+	s.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	var acknowledged func()
+	if qos > 0 {
+		acknowledged = func() {} // it is not kept for the device either way
+	}
+	err := s.conn.Send(topic, payload, acknowledged)
+	if errors.Is(err, machine.ErrFull) {
+		return errors.New("the device acknowledges nothing")
+	}
+	return err
+}
+
+// Close implements hub.Link.
+func (s *session) Close(why error) { s.conn.Close(why) }
+
+// Desired implements hub.Link.
+func (s *session) Desired(patch json.RawMessage, version int64) {
+	if err := s.send(hubtopic.TwinDesired, hubtopic.Desired(version), versioned(patch, version)); err != nil {
+		s.conn.Close(err) // it asks for its twin when it is back
+	}
+}
+
+// Invoke implements hub.Link.
+func (s *session) Invoke(ctx context.Context, name string, payload json.RawMessage) (int, json.RawMessage, error) {
+	answer := make(chan methodAnswer, 1)
+	s.mu.Lock()
+	if _, ok := s.granted[hubtopic.Methods]; !ok {
+		s.mu.Unlock()
+		return 0, nil, hub.ErrNoMethods
+	}
+	if s.calls == nil {
+		s.calls = make(map[string]chan methodAnswer)
+	}
+	s.lastRID++
+	rid := strconv.FormatUint(uint64(s.lastRID), 16)
+	s.calls[rid] = answer
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.calls, rid)
+	}()
+	if err := s.conn.Send(hubtopic.MethodCall(name, rid), payload, nil); err != nil {
+		return 0, nil, err
+	}
+	select {
+	case a := <-answer:
+		return a.status, a.payload, nil
+	case <-s.conn.Done():
+		return 0, nil, errors.New("the connection ended")
+	case <-ctx.Done():
+		return 0, nil, ctx.Err()
+	}
+}
+
+// answered gives an answer to who waits for it, if somebody does.
+func (s *session) answered(r hubtopic.Request, payload []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if answer := s.calls[r.RequestID]; answer != nil {
+		answer <- methodAnswer{r.Status, payload}
+		delete(s.calls, r.RequestID)
+	}
+}
