@@ -5,11 +5,15 @@
 #   make test      all tests with the race detector, then every fuzz target
 #   make interop   unmodified device and service SDKs against a real server
 #   make bench     the measurements, and bench-quick a few of them in less than a minute
+#   make crash     servers and PostgreSQL killed KILLS times under load, and abused
 #   make lint      formatting, layers, vet, staticcheck, shell scripts
 #   make build     bin/berth
 
 # How long each fuzz target runs.
 FUZZTIME ?= 3s
+# How often make crash kills a server on each engine; PostgreSQL itself, and
+# either of two servers, a quarter as often.
+KILLS ?= 100
 
 # Go asks git for the version of the build, and fails where git refuses to
 # answer: in somebody else's checkout.
@@ -17,7 +21,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo ok),ok)
 export GOFLAGS += -buildvcs=false
 endif
 
-.PHONY: build demo test interop bench bench-quick lint clean
+.PHONY: build demo test interop bench bench-quick crash lint clean
 
 build:
 	scripts/need =ca-certificates
@@ -48,6 +52,10 @@ bench-quick:
 		-servers sqlite:1000,sqlite:20000,postgres:1000 \
 		-only symmetric_key,symmetric_key_individual,tpm,x509_group,x509_individual && \
 	echo && echo "It took $$(($$(date +%s) - began)) s with the building."
+
+crash:
+	scripts/need =ca-certificates =postgresql
+	go test -count=1 -timeout 60m -v ./internal/app/scenario -kills $(KILLS) -heavy -run 'Kill|Outlives|Notice|Abuse'
 
 lint:
 	scripts/need =ca-certificates

@@ -27,24 +27,50 @@ var (
 
 // A database is where a server keeps its data, and its data directory.
 type database struct {
-	data   string
-	server *pgtest.Server // nil for SQLite
+	data string
+	dsn  string // of PostgreSQL, empty for SQLite
 }
 
-// newDatabase makes a data directory, and for PostgreSQL a server.
+// shared is the PostgreSQL server of all tests that do not kill it, started by
+// the first one that needs it.
+var shared struct {
+	once   sync.Once
+	server *pgtest.Server
+	err    error
+}
+
+func stopShared() {
+	if shared.server != nil {
+		shared.server.Stop()
+	}
+}
+
+// newDatabase makes a data directory, and for PostgreSQL an empty place in the
+// server of all tests.
 func newDatabase(t *testing.T, engine string) *database {
 	t.Helper()
-	dir := t.TempDir()
-	d := &database{data: filepath.Join(dir, "server")}
-	dsnFile := ""
+	dsn := ""
 	if engine == "postgres" {
+		shared.once.Do(func() { shared.server, shared.err = pgtest.Start(t.Context()) })
+		if shared.err != nil {
+			t.Fatal(shared.err)
+		}
 		var err error
-		if d.server, err = pgtest.Start(t.Context()); err != nil {
+		if dsn, err = shared.server.Schema(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { d.server.Stop() })
+	}
+	return initialised(t, dsn)
+}
+
+func initialised(t *testing.T, dsn string) *database {
+	t.Helper()
+	dir := t.TempDir()
+	d := &database{data: filepath.Join(dir, "server"), dsn: dsn}
+	dsnFile := ""
+	if dsn != "" {
 		dsnFile = filepath.Join(dir, "dsn")
-		if err := os.WriteFile(dsnFile, []byte(d.server.DSN()), 0o600); err != nil {
+		if err := os.WriteFile(dsnFile, []byte(dsn), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -66,7 +92,7 @@ func onEachEngine(t *testing.T, run func(t *testing.T, d *database)) {
 func (d *database) query(t *testing.T, text string, into ...any) {
 	t.Helper()
 	var err error
-	if d.server == nil {
+	if d.dsn == "" {
 		var db *sql.DB
 		if db, err = sql.Open("sqlite", "file:"+filepath.Join(d.data, "berth.db")); err == nil {
 			defer db.Close()
@@ -74,7 +100,7 @@ func (d *database) query(t *testing.T, text string, into ...any) {
 		}
 	} else {
 		var c *pgx.Conn
-		if c, err = pgx.Connect(t.Context(), d.server.DSN()); err == nil {
+		if c, err = pgx.Connect(t.Context(), d.dsn); err == nil {
 			defer c.Close(t.Context())
 			err = c.QueryRow(t.Context(), text).Scan(into...)
 		}
@@ -87,7 +113,7 @@ func (d *database) query(t *testing.T, text string, into ...any) {
 // quiet returns when what killed clients have begun is over.
 func (d *database) quiet(t *testing.T) {
 	t.Helper()
-	for n := 1; d.server != nil && n > 0; {
+	for n := 1; d.dsn != "" && n > 0; {
 		d.query(t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()", &n)
 	}
 }
@@ -95,7 +121,7 @@ func (d *database) quiet(t *testing.T) {
 // check looks at what the last kill left of as many devices.
 func (d *database) check(t *testing.T, devices int) {
 	t.Helper()
-	if d.server == nil {
+	if d.dsn == "" {
 		var verdict string
 		if d.query(t, "PRAGMA integrity_check", &verdict); verdict != "ok" {
 			t.Errorf("integrity_check: %s", verdict)
@@ -117,11 +143,7 @@ func TestKilledServerLosesNothing(t *testing.T) {
 		f := newFleet(t, d.data)
 		random := seeded(t)
 		var starts []time.Duration
-		begin := func(round int) *process {
-			var env []string
-			if round%2 == 1 {
-				env = append(env, servePolling+"=1")
-			}
+		begin := func(env ...string) *process {
 			server := startProcess(t, d.data, env...)
 			starts = append(starts, server.took)
 			f.connect(server)
@@ -134,17 +156,21 @@ func TestKilledServerLosesNothing(t *testing.T) {
 		}
 		acknowledged := 0
 		for round := range *kills {
-			server := begin(round)
+			var env []string
+			if round%2 == 1 {
+				env = append(env, servePolling+"=1")
+			}
+			server := begin(env...)
 			acknowledged += f.loadAndKill(round, server, time.Duration(random.IntN(300_000))*time.Microsecond)
 			if t.Failed() {
 				t.Fatalf("the server said: %s", &server.output)
 			}
 		}
-		server := begin(0)
+		begin().kill()
+		waited := f.finish(d.data)
 		f.checkAll()
-		server.kill()
 		d.check(t, f.homes())
-		t.Logf("%d kills, %d registrations acknowledged, of %d devices: 0 lost; %s", *kills, acknowledged, f.homes(), f.latency())
+		t.Logf("%d kills, %d registrations acknowledged, of %d devices: 0 lost; %d operations waited for a lease; %s", *kills, acknowledged, f.homes(), waited, f.latency())
 		t.Logf("a server starts in %s", spread(starts[1:]))
 	})
 }
@@ -204,7 +230,12 @@ func TestServerOutlivesPostgreSQL(t *testing.T) {
 	if *engine == "sqlite" {
 		return
 	}
-	d := newDatabase(t, "postgres")
+	postgresql, err := pgtest.Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer postgresql.Stop()
+	d := initialised(t, postgresql.DSN())
 	f := newFleet(t, d.data)
 	server := startProcess(t, d.data)
 	f.connect(server)
@@ -230,11 +261,11 @@ func TestServerOutlivesPostgreSQL(t *testing.T) {
 	var recoveries []time.Duration
 	for range max(2, *kills/4) {
 		reach(t, &acknowledged, acknowledged.Load()+50)
-		if err := d.server.Kill(); err != nil {
+		if err := postgresql.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		reach(t, &refused, refused.Load()+3*fleetWorkers)
-		if err := d.server.Start(t.Context()); err != nil {
+		if err := postgresql.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
@@ -251,10 +282,11 @@ func TestServerOutlivesPostgreSQL(t *testing.T) {
 	}
 	d.quiet(t)
 	f.settle()
+	waited := f.finish(d.data)
 	f.checkAll()
 	d.check(t, f.homes())
-	t.Logf("%d kills of PostgreSQL, %d registrations acknowledged, of %d devices: 0 lost; %d calls were answered 503; %s",
-		len(recoveries), acknowledged.Load(), f.homes(), refused.Load(), f.latency())
+	t.Logf("%d kills of PostgreSQL, %d registrations acknowledged, of %d devices: 0 lost; %d calls were answered 503, %d operations waited for a lease; %s",
+		len(recoveries), acknowledged.Load(), f.homes(), refused.Load(), waited, f.latency())
 	t.Logf("once PostgreSQL takes connections the first device has its home in %s", spread(recoveries))
 }
 

@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
@@ -34,6 +36,8 @@ const (
 	// finalBound is how long an operation may stay open once there is a server
 	// that serves.
 	finalBound = 30 * time.Second
+	// slowPatience is how long a slow device asks before it does something else.
+	slowPatience = 2 * time.Second
 	// ownUnits is how many devices of each kind with an enrollment of its own a
 	// worker has.
 	ownUnits = 3
@@ -47,6 +51,9 @@ type fleet struct {
 	group  device.SymmetricKey
 	ca     *pki.Issuer
 	client *http.Client
+
+	webhook      *httptest.Server
+	webhookGroup device.SymmetricKey
 
 	mu      sync.Mutex // guards what follows and the units' memory
 	servers []string   // addresses; a device that gets no answer from one asks another
@@ -63,6 +70,7 @@ type unit struct {
 	key  device.SymmetricKey
 	leaf *pki.Leaf
 	chip *tpmtest.TPM
+	slow bool // a webhook is asked where it is to live, so that it has to poll
 
 	nonce []byte // of the TPM's last challenge
 
@@ -94,6 +102,9 @@ var kinds = []struct {
 		leaf, err := pki.SelfSigned(id, time.Now(), rand.Reader)
 		return &unit{id: id, leaf: leaf}, err
 	}},
+	{"webhook", false, func(f *fleet, id string) (*unit, error) {
+		return &unit{id: id, key: symkey.DeriveDeviceKey(f.webhookGroup, id), slow: true}, nil
+	}},
 	{"tpm", true, func(f *fleet, id string) (*unit, error) {
 		chip, err := softTPM()
 		return &unit{id: id, chip: chip}, err
@@ -114,6 +125,13 @@ func newFleet(t *testing.T, data string) *fleet {
 	if f.group, err = device.GenerateSymmetricKey(rand.Reader, 64); err != nil {
 		t.Fatal(err)
 	}
+	if f.webhookGroup, err = device.GenerateSymmetricKey(rand.Reader, 64); err != nil {
+		t.Fatal(err)
+	}
+	f.webhook = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, `{"iotHubHostName":"`+hubHost+`"}`)
+	}))
+	t.Cleanup(f.webhook.Close)
 	root, err := pki.NewRoot("Factory", time.Now(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -172,6 +190,8 @@ func (f *fleet) dial(ctx context.Context, _, _ string) (c net.Conn, err error) {
 func (f *fleet) enroll() {
 	f.t.Helper()
 	f.put("/enrollmentGroups/key-group", attest.TypeSymmetricKey, map[string]any{"primaryKey": f.group.Base64()})
+	f.put("/enrollmentGroups/webhook", attest.TypeSymmetricKey, map[string]any{"primaryKey": f.webhookGroup.Base64()},
+		"allocationPolicy", "custom", "customAllocationDefinition", map[string]string{"webhookUrl": f.webhook.URL, "apiVersion": "2021-10-01"})
 	f.put("/enrollmentGroups/x509-group", attest.TypeX509, map[string]any{"signingCertificates": certificates(f.ca.Above[0].Raw)})
 	for _, kind := range kinds {
 		if !kind.own {
@@ -197,9 +217,13 @@ func certificates(der []byte) map[string]any {
 	return map[string]any{"primary": map[string]any{"certificate": der}}
 }
 
-func (f *fleet) put(path string, mechanism attest.Type, proof map[string]any) {
+// put makes an enrollment, with further members of its body by name and value.
+func (f *fleet) put(path string, mechanism attest.Type, proof map[string]any, more ...any) {
 	f.t.Helper()
 	body := map[string]any{"attestation": map[string]any{"type": mechanism, string(mechanism): proof}}
+	for i := 0; i < len(more); i += 2 {
+		body[more[i].(string)] = more[i+1]
+	}
 	if status := f.operate("PUT", dpsHost, path, body, nil); status != http.StatusOK {
 		f.t.Fatalf("PUT %s: status %d", path, status)
 	}
@@ -256,7 +280,9 @@ func (f *fleet) load(ctx context.Context, round int, provision func(u *unit) err
 var errUnavailable = errors.New("the service is unavailable")
 
 // provision takes a device from its first call to its home. The error is nil
-// when it was told that, errUnavailable, or that of a connection which broke.
+// when it was told that, errUnavailable, or that of a connection which broke. A
+// slow device that was told to wait does not wait here for the lease of a killed
+// server.
 func (f *fleet) provision(u *unit) error {
 	if err := f.register(u); err != nil {
 		return err
@@ -300,27 +326,39 @@ func (f *fleet) challenge(u *unit, body dpsjson.DeviceRegistration) error {
 	return err
 }
 
-// await polls the operation that the device was given until it is final.
+// await polls the operation that the device was given until it is final, for a
+// while.
 func (f *fleet) await(u *unit) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	deadline := time.Now().Add(finalBound)
+	if u.slow {
+		deadline = time.Now().Add(slowPatience)
+	}
 	for u.operation != "" {
-		var operation dpsjson.OperationStatus
-		status, err := f.call(u, "GET", "/operations/"+u.operation, f.token(u), nil, &operation)
-		if err != nil {
+		if err := f.poll(u); err != nil {
 			return err
 		}
-		if err := f.take(u, status, operation); err != nil {
-			return err
-		}
-		if time.Now().After(deadline) {
+		switch late := time.Now().After(deadline); {
+		case late && u.slow:
+			return nil
+		case late:
 			f.t.Errorf("%s: the operation %s is not final after %v", u.id, u.operation, finalBound)
 			return errors.New("not final")
 		}
 		<-tick.C
 	}
 	return nil
+}
+
+// poll asks once how the operation stands.
+func (f *fleet) poll(u *unit) error {
+	var operation dpsjson.OperationStatus
+	status, err := f.call(u, "GET", "/operations/"+u.operation, f.token(u), nil, &operation)
+	if err != nil {
+		return err
+	}
+	return f.take(u, status, operation)
 }
 
 // take remembers what an operation came to, if it is final.
@@ -456,25 +494,56 @@ func (f *fleet) operate(method, host, path string, body, v any, headers ...strin
 
 // settle lets the devices that were cut off go on as they would: those that
 // were given an operation ask how it stands, and those that were not answered
-// register again, after a look at what is left of them.
+// register again, after a look at what is left of them. An operation that needs
+// a webhook may take until the lease of a killed server is over, and is only
+// asked about: it must be there.
 func (f *fleet) settle() {
 	f.t.Helper()
 	for _, u := range f.units {
+		var err error
 		switch {
+		case u.open && u.slow:
+			err = f.register(u)
 		case u.open:
 			f.checkLeft(u)
-			if err := f.provision(u); err != nil {
-				f.t.Fatalf("registering %s again: %v", u.id, err)
-			}
+			err = f.provision(u)
+		case u.operation != "" && u.slow:
+			err = f.poll(u)
 		case u.operation != "":
-			if err := f.await(u); err != nil {
-				f.t.Fatalf("asking about the operation of %s: %v", u.id, err)
-			}
+			err = f.await(u)
 		default:
 			continue
 		}
-		f.check(u)
+		if err != nil {
+			f.t.Fatalf("%s cannot go on: %v", u.id, err)
+		}
+		if u.operation == "" {
+			f.check(u)
+		}
 	}
+}
+
+// finish wants the operations under way to end at once, with a server by whose
+// clock nobody has a lease any more.
+func (f *fleet) finish(data string) (waited int) {
+	f.t.Helper()
+	server := startProcess(f.t, data, serveAhead+"=3m")
+	f.connect(server)
+	for _, u := range f.units {
+		if u.operation == "" {
+			continue
+		}
+		waited++
+		for deadline := time.Now().Add(finalBound); u.operation != ""; {
+			if err := f.await(u); err != nil {
+				f.t.Fatalf("the operation of %s: %v", u.id, err)
+			}
+			if u.operation != "" && time.Now().After(deadline) {
+				f.t.Fatalf("the operation of %s is not final", u.id)
+			}
+		}
+	}
+	return waited
 }
 
 // homes returns how many devices were told their home.

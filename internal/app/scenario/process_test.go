@@ -21,6 +21,7 @@ import (
 const (
 	serveDir     = "BERTH_TEST_SERVE"   // of this data directory
 	servePolling = "BERTH_TEST_POLLING" // that answers no registration at once
+	serveAhead   = "BERTH_TEST_AHEAD"   // whose clock is ahead by so much
 )
 
 // serveUntilKilled is the server that is killed. It says where it listens, and
@@ -36,6 +37,9 @@ func serveUntilKilled(data string) int {
 		return 1
 	}
 	config.Provisioning.AnswerAtOnce = os.Getenv(servePolling) == ""
+	if ahead, err := time.ParseDuration(os.Getenv(serveAhead)); err == nil {
+		config.Now = func() time.Time { return time.Now().Add(ahead) }
+	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	server, err := app.Open(context.Background(), config, "test", log)
 	if err != nil {

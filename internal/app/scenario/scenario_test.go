@@ -74,7 +74,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(serveDir); dir != "" {
 		os.Exit(serveUntilKilled(dir))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	stopShared()
+	os.Exit(code)
 }
 
 func TestScenarios(t *testing.T) {
