@@ -13,15 +13,11 @@ import (
 const (
 	selectScope  = "SELECT " + record.ScopeColumns + " FROM scope WHERE id = $1"
 	selectScopes = "SELECT " + record.ScopeColumns + " FROM scope ORDER BY id"
-	selectLinked = "SELECT " + record.LinkedHubMembers + " FROM linked_hub WHERE scope = $1 ORDER BY lower(host)"
 )
 
 var (
 	putScope = insert("scope", record.ScopeColumns) + ` ON CONFLICT (id) DO UPDATE SET allocation = excluded.allocation,
 		hosts = excluded.hosts, limits = excluded.limits, shared_keys = excluded.shared_keys`
-	putLinked = insert("linked_hub", record.LinkedHubColumns) + ` ON CONFLICT (scope, lower(host)) DO UPDATE SET
-		host = excluded.host, weight = excluded.weight, allocation = excluded.allocation,
-		latency = excluded.latency, policy = excluded.policy, keys = excluded.keys`
 )
 
 // PutScope creates or replaces a provisioning tenant.
@@ -55,10 +51,36 @@ func (s *Store) ListScopes(ctx context.Context) ([]provision.Scope, error) {
 	return list(ctx, s, record.Scope, selectScopes)
 }
 
+// ChangeScopes reads every provisioning tenant, lets decide say which one to
+// create or replace, and writes that, with no other change to them in between.
+// An error from decide is returned as it is and nothing is written. decide must
+// not call the store and may be called more than once.
+func (s *Store) ChangeScopes(ctx context.Context, decide func([]provision.Scope) (*provision.Scope, error)) error {
+	return s.transact(ctx, func(ctx context.Context, t *tx) error {
+		var old []provision.Scope
+		err := t.read(ctx, reserve("scopes"), query{func(r *record.Row) error {
+			scope, err := record.Scope(r)
+			old = append(old, scope)
+			return err
+		}, selectScopes, nil})
+		if err != nil {
+			return err
+		}
+		next, err := decide(old)
+		if err != nil {
+			return err
+		}
+		t.then(func() { s.scopes.Forget(next.ID) })
+		t.write(putScope, record.ScopeValues(*next)...)
+		t.changed()
+		return nil
+	})
+}
+
 // DeleteScope removes a provisioning tenant with its policies, CA certificates
 // and trust store. It returns an error of kind errs.NotFound when there is none,
-// and of kind errs.Conflict while it has enrollments, registration records or
-// linked hubs.
+// and of kind errs.Conflict while it has enrollments, registration records,
+// linked hubs, or hubs of these servers with devices or messages.
 func (s *Store) DeleteScope(ctx context.Context, id device.IDScope) error {
 	return s.transact(ctx, func(ctx context.Context, t *tx) error {
 		t.then(func() {
@@ -71,7 +93,7 @@ func (s *Store) DeleteScope(ctx context.Context, id device.IDScope) error {
 		// Whoever puts something into the scope waits for the lock.
 		reads := []query{
 			{func(*record.Row) error { exists = true; return nil }, "SELECT id FROM scope WHERE id = $1 FOR UPDATE", []any{string(id)}},
-			reserve("policies of " + string(access.ScopeOwner(id))),
+			reserve("policies of " + string(access.ScopeOwner(id))), reserve("hubs"), reserve("scopes"),
 		}
 		for _, c := range record.ScopeContents {
 			reads = append(reads, query{func(r *record.Row) error {
@@ -81,6 +103,12 @@ func (s *Store) DeleteScope(ctx context.Context, id device.IDScope) error {
 				return nil
 			}, "SELECT EXISTS (SELECT 1 FROM " + c.Table + " WHERE scope = $1)", []any{string(id)}})
 		}
+		reads = append(reads, query{func(r *record.Row) error {
+			if r.Flag() && !used {
+				used, contents = true, "devices or messages at a hub that was linked"
+			}
+			return nil
+		}, "SELECT EXISTS (SELECT 1 FROM hub WHERE scope = $1 AND " + hubInUse + ")", []any{string(id)}})
 		if err := t.read(ctx, reads...); err != nil {
 			return err
 		}
@@ -90,7 +118,7 @@ func (s *Store) DeleteScope(ctx context.Context, id device.IDScope) error {
 		case used:
 			return record.ScopeInUse(contents)
 		}
-		t.write("DELETE FROM policy WHERE owner = $1", string(access.ScopeOwner(id)))
+		t.write("DELETE FROM policy WHERE owner = $1 OR owner IN (SELECT 'hub:' || name FROM hub WHERE scope = $2)", string(access.ScopeOwner(id)), string(id))
 		for _, table := range record.ScopeProperty {
 			t.write("DELETE FROM "+table+" WHERE scope = $1", string(id))
 		}
@@ -98,50 +126,4 @@ func (s *Store) DeleteScope(ctx context.Context, id device.IDScope) error {
 		t.changed()
 		return nil
 	})
-}
-
-// PutLinkedHub links a hub to scope or changes its link. It returns an error of
-// kind errs.NotFound when there is no such scope.
-func (s *Store) PutLinkedHub(ctx context.Context, scope device.IDScope, h provision.LinkedHub) error {
-	values, err := s.codec.LinkedHubValues(scope, h)
-	if err != nil {
-		return err
-	}
-	return s.transact(ctx, func(_ context.Context, t *tx) error {
-		t.then(func() { s.linked.Forget(scope) })
-		t.write(putLinked, values...)
-		t.changed()
-		return nil
-	})
-}
-
-// DeleteLinkedHub removes the link to a hub, or returns an error of kind
-// errs.NotFound. Devices that were assigned to the hub stay there.
-func (s *Store) DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error {
-	return s.transact(ctx, func(ctx context.Context, t *tx) error {
-		t.then(func() { s.linked.Forget(scope) })
-		linked := false
-		err := t.read(ctx, query{
-			func(*record.Row) error { linked = true; return nil },
-			"SELECT host FROM linked_hub WHERE scope = $1 AND lower(host) = lower($2::text COLLATE \"C\") FOR UPDATE", []any{string(scope), host},
-		})
-		if err != nil {
-			return err
-		}
-		if !linked {
-			return record.NotLinked(host)
-		}
-		t.write(`DELETE FROM linked_hub WHERE scope = $1 AND lower(host) = lower($2::text COLLATE "C")`, string(scope), host)
-		t.changed()
-		return nil
-	})
-}
-
-// Linked returns the hubs of scope, ordered by host without case. What they
-// refer to is shared: the caller does not change it.
-func (s *Store) Linked(ctx context.Context, scope device.IDScope) ([]provision.LinkedHub, error) {
-	hubs, err := cached(ctx, s, &s.linked, scope, func(ctx context.Context) ([]provision.LinkedHub, error) {
-		return list(ctx, s, s.codec.LinkedHub(scope), selectLinked, string(scope))
-	})
-	return slices.Clone(hubs), err
 }

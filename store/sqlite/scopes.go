@@ -16,10 +16,6 @@ const (
 	putScope     = "INSERT INTO scope (" + record.ScopeColumns + `) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT DO UPDATE SET allocation = excluded.allocation, hosts = excluded.hosts, limits = excluded.limits,
 		shared_keys = excluded.shared_keys`
-	selectLinked = "SELECT " + record.LinkedHubMembers + " FROM linked_hub WHERE scope = ? ORDER BY host"
-	putLinked    = "INSERT INTO linked_hub (" + record.LinkedHubColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT DO UPDATE SET host = excluded.host, weight = excluded.weight, allocation = excluded.allocation,
-		latency = excluded.latency, policy = excluded.policy, keys = excluded.keys`
 )
 
 // PutScope creates or replaces a provisioning tenant.
@@ -51,10 +47,29 @@ func (s *Store) ListScopes(ctx context.Context) ([]provision.Scope, error) {
 	return list(ctx, s, record.Scope, selectScopes)
 }
 
+// ChangeScopes reads every provisioning tenant, lets decide say which one to
+// create or replace, and writes that, with no other change to them in between.
+// An error from decide is returned as it is and nothing is written. decide must
+// not call the store and may be called more than once.
+func (s *Store) ChangeScopes(ctx context.Context, decide func([]provision.Scope) (*provision.Scope, error)) error {
+	return s.write(ctx, func(t *tx) error {
+		old, err := all(t.conn, record.Scope, selectScopes)
+		if err != nil {
+			return err
+		}
+		next, err := decide(old)
+		if err != nil {
+			return err
+		}
+		t.then(func() { s.scopes.Forget(next.ID) })
+		return t.exec(putScope, record.ScopeValues(*next)...)
+	})
+}
+
 // DeleteScope removes a provisioning tenant with its policies, CA certificates
 // and trust store. It returns an error of kind errs.NotFound when there is none,
-// and of kind errs.Conflict while it has enrollments, registration records or
-// linked hubs.
+// and of kind errs.Conflict while it has enrollments, registration records,
+// linked hubs, or hubs of these servers with devices or messages.
 func (s *Store) DeleteScope(ctx context.Context, id device.IDScope) error {
 	return s.write(ctx, func(t *tx) error {
 		t.then(func() {
@@ -78,7 +93,13 @@ func (s *Store) DeleteScope(ctx context.Context, id device.IDScope) error {
 				return record.ScopeInUse(c.Name)
 			}
 		}
-		if err := t.exec("DELETE FROM policy WHERE owner = ?", string(access.ScopeOwner(id))); err != nil {
+		if n, err = t.number("SELECT EXISTS (SELECT 1 FROM hub WHERE scope = ? AND "+hubInUse+")", string(id)); err != nil {
+			return err
+		}
+		if n != 0 {
+			return record.ScopeInUse("devices or messages at a hub that was linked")
+		}
+		if err := t.exec("DELETE FROM policy WHERE owner = ? OR owner IN (SELECT 'hub:' || name FROM hub WHERE scope = ?)", string(access.ScopeOwner(id)), string(id)); err != nil {
 			return err
 		}
 		for _, table := range record.ScopeProperty {
@@ -88,46 +109,4 @@ func (s *Store) DeleteScope(ctx context.Context, id device.IDScope) error {
 		}
 		return t.exec("DELETE FROM scope WHERE id = ?", string(id))
 	})
-}
-
-// PutLinkedHub links a hub to scope or changes its link. It returns an error of
-// kind errs.NotFound when there is no such scope.
-func (s *Store) PutLinkedHub(ctx context.Context, scope device.IDScope, h provision.LinkedHub) error {
-	values, err := s.codec.LinkedHubValues(scope, h)
-	if err != nil {
-		return err
-	}
-	return s.write(ctx, func(t *tx) error {
-		t.then(func() { s.linked.Forget(scope) })
-		err := t.exec(putLinked, values...)
-		if isForeignKey(err) {
-			return record.NoScope().WithCause(err)
-		}
-		return err
-	})
-}
-
-// DeleteLinkedHub removes the link to a hub, or returns an error of kind
-// errs.NotFound. Devices that were assigned to the hub stay there.
-func (s *Store) DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error {
-	return s.write(ctx, func(t *tx) error {
-		t.then(func() { s.linked.Forget(scope) })
-		n, err := t.number("SELECT count(*) FROM linked_hub WHERE scope = ? AND host = ?", string(scope), host)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return record.NotLinked(host)
-		}
-		return t.exec("DELETE FROM linked_hub WHERE scope = ? AND host = ?", string(scope), host)
-	})
-}
-
-// Linked returns the hubs of scope, ordered by host without case. What they
-// refer to is shared: the caller does not change it.
-func (s *Store) Linked(ctx context.Context, scope device.IDScope) ([]provision.LinkedHub, error) {
-	hubs, err := cached(ctx, s, &s.linked, scope, func(ctx context.Context) ([]provision.LinkedHub, error) {
-		return list(ctx, s, s.codec.LinkedHub(scope), selectLinked, string(scope))
-	})
-	return slices.Clone(hubs), err
 }

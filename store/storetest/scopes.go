@@ -7,12 +7,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/attest/ekcert"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/provision"
 )
 
@@ -175,6 +177,150 @@ var scopeRules = []rule{
 			same(t, got, []provision.LinkedHub{want})
 		}
 	}},
+	{"a changed link is what was decided about the one there was", func(t *testing.T, s Store) {
+		change := func(decide func(*provision.LinkedHub) (*provision.LinkedHub, error)) error {
+			return s.ChangeLinkedHub(t.Context(), scopeA, "A.example", decide)
+		}
+		linked := func(want ...provision.LinkedHub) {
+			t.Helper()
+			got, err := s.Linked(t.Context(), scopeA)
+			noError(t, err)
+			same(t, got, want)
+		}
+		first := filled[provision.LinkedHub]()
+		first.Host = "a.example"
+		noError(t, change(func(old *provision.LinkedHub) (*provision.LinkedHub, error) {
+			same(t, old == nil, true)
+			return &first, nil
+		}))
+		linked(first)
+		second := first
+		second.Weight++
+		noError(t, change(func(old *provision.LinkedHub) (*provision.LinkedHub, error) {
+			same(t, old, &first)
+			return &second, nil
+		}))
+		linked(second)
+		refusal := errs.New(errs.Precondition, 0, "no")
+		if err := change(func(*provision.LinkedHub) (*provision.LinkedHub, error) { return nil, refusal }); err != error(refusal) {
+			t.Errorf("decide's error became %v", err)
+		}
+		linked(second)
+		noError(t, change(func(*provision.LinkedHub) (*provision.LinkedHub, error) { return nil, nil }))
+		linked()
+		noError(t, change(func(*provision.LinkedHub) (*provision.LinkedHub, error) { return nil, nil }))
+
+		noError(t, s.PutLinkedHub(t.Context(), scopeA, provision.LinkedHub{Host: "a.example"}))
+		const callers = 8
+		same(t, len(race(callers, func(int) error {
+			return change(func(old *provision.LinkedHub) (*provision.LinkedHub, error) { old.Weight++; return old, nil })
+		})), callers)
+		linked(provision.LinkedHub{Host: "a.example", Weight: callers})
+	}},
+	{"a hub of these servers is one scope's, until nothing is left of it", func(t *testing.T, s Store) {
+		ctx, local := t.Context(), func(host string) provision.LinkedHub { return provision.LinkedHub{Host: host, Weight: 1} }
+		owned := func(name string, want device.IDScope) {
+			t.Helper()
+			got, err := s.HubScope(ctx, name)
+			noError(t, err)
+			same(t, got, want)
+		}
+		owned("hub.example", "")
+		noError(t, s.PutLinkedHub(ctx, scopeA, local("Hub.example:8443")))
+		owned("hub.example", scopeA)
+		for _, host := range []string{"hub.example:8443", "hub.example", "HUB.EXAMPLE:9443"} {
+			isKind(t, s.PutLinkedHub(ctx, scopeB, local(host)), errs.Conflict)
+		}
+		none, err := s.Linked(ctx, scopeB)
+		noError(t, err)
+		same(t, len(none), 0)
+		noError(t, s.PutLinkedHub(ctx, scopeB, local("hub.example2")))
+		noError(t, s.PutLinkedHub(ctx, scopeA, local("hub.example:9443"))) // the same, on another port
+
+		// Elsewhere a hub can be linked to many.
+		elsewhere := filled[provision.LinkedHub]()
+		elsewhere.Host = "hub.example"
+		noError(t, s.PutLinkedHub(ctx, scopeB, elsewhere))
+		noError(t, s.DeleteLinkedHub(ctx, scopeB, "hub.example"))
+		owned("hub.example", scopeA)
+
+		// What it has stays its scope's when it is not linked.
+		policy := filled[access.Policy]()
+		noError(t, s.PutPolicy(ctx, access.HubOwner("hub.example"), policy))
+		noError(t, s.DeleteLinkedHub(ctx, scopeA, "hub.example:8443"))
+		isKind(t, s.PutLinkedHub(ctx, scopeB, local("hub.example")), errs.Conflict) // the other port
+		noError(t, s.DeleteLinkedHub(ctx, scopeA, "hub.example:9443"))
+		d, twin := home("hub.example", "pump-7")
+		noError(t, putHome(ctx, s, d, twin))
+		isKind(t, s.PutLinkedHub(ctx, scopeB, local("hub.example")), errs.Conflict)
+		isKind(t, s.DeleteScope(ctx, scopeA), errs.Conflict)
+		noError(t, s.PutLinkedHub(ctx, scopeA, local("hub.example")))
+		noError(t, s.DeleteLinkedHub(ctx, scopeA, "hub.example"))
+		noError(t, s.Change(ctx, d.Hub, d.ID, func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) { return nil, nil, nil }))
+		noError(t, s.Append(ctx, []*hub.Message{message("hub.example", "pump-7")}))
+		isKind(t, s.PutLinkedHub(ctx, scopeB, local("hub.example")), errs.Conflict)
+		isKind(t, s.DeleteScope(ctx, scopeA), errs.Conflict)
+		if _, err := s.Trim(ctx, time.Now().AddDate(1000, 0, 0)); err != nil {
+			t.Fatal(err)
+		}
+		policies, err := s.Policies(ctx, access.HubOwner("hub.example"))
+		noError(t, err)
+		same(t, len(policies), 1)
+
+		// Then its name is free, and its policies open nothing of the next.
+		noError(t, s.PutLinkedHub(ctx, scopeB, local("hub.example")))
+		owned("hub.example", scopeB)
+		policies, err = s.Policies(ctx, access.HubOwner("hub.example"))
+		noError(t, err)
+		same(t, len(policies), 0)
+		isKind(t, s.PutLinkedHub(ctx, scopeA, local("hub.example")), errs.Conflict)
+		noError(t, s.DeleteScope(ctx, scopeA))
+	}},
+	{"of two scopes that link a hub of one name, one gets it", func(t *testing.T, s Store) {
+		scopes := []device.IDScope{scopeA, scopeB}
+		won := race(2, func(i int) error {
+			err := s.PutLinkedHub(t.Context(), scopes[i], provision.LinkedHub{Host: "hub.example"})
+			if err != nil {
+				isKind(t, err, errs.Conflict)
+			}
+			return err
+		})
+		same(t, len(won), 1)
+	}},
+	{"a changed scope is what was decided about all there are", func(t *testing.T, s Store) {
+		change := func(decide func([]provision.Scope) (*provision.Scope, error)) error {
+			return s.ChangeScopes(t.Context(), decide)
+		}
+		next := filled[provision.Scope]()
+		next.ID = scopeB
+		noError(t, change(func(all []provision.Scope) (*provision.Scope, error) {
+			same(t, len(all), 2)
+			same(t, all[1].ID, scopeB)
+			return &next, nil
+		}))
+		got, err := s.Scope(t.Context(), scopeB)
+		noError(t, err)
+		same(t, got, &next)
+		refusal := errs.New(errs.Conflict, 0, "no")
+		if err := change(func([]provision.Scope) (*provision.Scope, error) { return nil, refusal }); err != error(refusal) {
+			t.Errorf("decide's error became %v", err)
+		}
+		// Each sees the others: a host name is of one scope alone.
+		won := race(8, func(i int) error {
+			return change(func(all []provision.Scope) (*provision.Scope, error) {
+				for _, scope := range all {
+					if slices.Contains(scope.Hosts, "one.example") {
+						return nil, refusal
+					}
+				}
+				return &provision.Scope{ID: device.IDScope(fmt.Sprintf("0ne0000010%d", i)), Hosts: []string{"one.example"}}, nil
+			})
+		})
+		same(t, len(won), 1)
+		all, err := s.ListScopes(t.Context())
+		noError(t, err)
+		same(t, len(all), 3)
+	}},
 	{"a hub is linked to a scope there is", func(t *testing.T, s Store) {
 		isKind(t, s.PutLinkedHub(t.Context(), nowhere, provision.LinkedHub{Host: "a.example"}), errs.NotFound)
 	}},
@@ -202,7 +348,7 @@ var policyRules = []rule{
 		none := access.Policy{Name: "nothing"}
 		noError(t, s.PutPolicy(t.Context(), access.HubOwner("hub-1"), none))
 		policies(access.HubOwner("hub-1"), none)
-	}},	{"changed policies are what was decided about those there were", func(t *testing.T, s Store) {
+	}}, {"changed policies are what was decided about those there were", func(t *testing.T, s Store) {
 		owner := access.ScopeOwner(scopeA)
 		one, two, three := filled[access.Policy](), filled[access.Policy](), filled[access.Policy]()
 		one.Name, two.Name, three.Name = "one", "two", "three"

@@ -25,10 +25,13 @@ type Store interface {
 	provision.TrustStore
 	PutScope(context.Context, provision.Scope) error
 	ListScopes(context.Context) ([]provision.Scope, error)
+	ChangeScopes(context.Context, func([]provision.Scope) (*provision.Scope, error)) error
 	DeleteScope(context.Context, device.IDScope) error
 	Linked(context.Context, device.IDScope) ([]provision.LinkedHub, error)
 	PutLinkedHub(context.Context, device.IDScope, provision.LinkedHub) error
 	DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error
+	ChangeLinkedHub(ctx context.Context, scope device.IDScope, host string, decide func(*provision.LinkedHub) (*provision.LinkedHub, error)) error
+	HubScope(ctx context.Context, name string) (device.IDScope, error)
 	access.Keeper
 	PutPolicy(context.Context, access.Owner, access.Policy) error
 	hub.Registry

@@ -34,6 +34,11 @@ func NotLinked(host string) *errs.Error {
 	return errs.New(errs.NotFound, errs.CodeHubNotFound, "%s is not linked.", host)
 }
 
+// HubTaken is the error for a hub of these servers that is one of another scope.
+func HubTaken(name string) *errs.Error {
+	return errs.New(errs.Conflict, errs.CodeConflict, "%s is a hub of another ID scope.", name)
+}
+
 // NoEnrollment is the error for an enrollment that does not exist.
 func NoEnrollment() *errs.Error {
 	return errs.New(errs.NotFound, errs.CodeEnrollmentNotFound, "Enrollment not found.")

@@ -38,8 +38,11 @@ func Scope(r *Row) (s provision.Scope, err error) {
 	return s, nil
 }
 
+// IDScope reads the column of an ID scope.
+func IDScope(r *Row) (device.IDScope, error) { return device.IDScope(r.Text()), nil }
+
 // ScopeProperty are the tables of what goes with its scope, besides policies.
-var ScopeProperty = []string{"ca_certificate", "trust_anchor", "trust_version", "endorsement_key_list", "symmetric_key_use"}
+var ScopeProperty = []string{"ca_certificate", "trust_anchor", "trust_version", "endorsement_key_list", "symmetric_key_use", "hub"}
 
 // ScopeContents are the tables of what must be gone before its scope can be
 // removed, and what they are called.

@@ -62,3 +62,14 @@ CREATE TABLE symmetric_key_use (
 );
 
 CREATE INDEX symmetric_key_use_key ON symmetric_key_use (scope, key);
+
+-- The hubs of these servers, each of one scope, also while they are not linked.
+CREATE TABLE hub (
+  name  text COLLATE "C" PRIMARY KEY, -- host name in lower case without the port
+  scope text COLLATE "C" NOT NULL REFERENCES scope (id)
+);
+
+INSERT INTO hub SELECT lower(split_part(host, ':', 1)), min(scope) FROM linked_hub GROUP BY 1;
+INSERT INTO hub
+  SELECT substr(owner, 5), (SELECT min(id) FROM scope) FROM policy WHERE owner LIKE 'hub:%' AND EXISTS (SELECT 1 FROM scope) GROUP BY 1
+  ON CONFLICT DO NOTHING;

@@ -59,3 +59,14 @@ CREATE TABLE symmetric_key_use (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX symmetric_key_use_key ON symmetric_key_use (scope, key);
+
+-- The hubs of these servers, each of one scope, also while they are not linked.
+CREATE TABLE hub (
+  name  TEXT NOT NULL PRIMARY KEY, -- host name in lower case without the port
+  scope TEXT NOT NULL REFERENCES scope (id)
+) STRICT, WITHOUT ROWID;
+
+INSERT OR IGNORE INTO hub
+  SELECT lower(CASE instr(host, ':') WHEN 0 THEN host ELSE substr(host, 1, instr(host, ':') - 1) END), scope FROM linked_hub;
+INSERT OR IGNORE INTO hub
+  SELECT substr(owner, 5), (SELECT min(id) FROM scope) FROM policy WHERE owner LIKE 'hub:%' AND EXISTS (SELECT 1 FROM scope);
