@@ -272,17 +272,19 @@ func portSuffix(listen string) string {
 	return ":" + port
 }
 
-// mqttListen is the address for MQTT beside one for HTTPS: the port that SDKs have
-// built in, or one that the system chooses where it chooses the other.
+// mqttListen is the address for MQTT beside one for HTTPS: each has the port that
+// SDKs have built in, or one that the system chooses, or MQTT has none.
 func mqttListen(https string) string {
 	host, port, err := net.SplitHostPort(https)
-	if err != nil {
+	switch {
+	case err != nil:
 		return ""
+	case port == "443":
+		return net.JoinHostPort(host, "8883")
+	case port == "0":
+		return https
 	}
-	if port != "0" {
-		port = "8883"
-	}
-	return net.JoinHostPort(host, port)
+	return ""
 }
 
 func writeKey(path string, key crypto.Signer) error {

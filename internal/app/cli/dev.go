@@ -81,14 +81,16 @@ func devConfig(ctx context.Context, data, listen string) (app.Config, error) {
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return app.Config{}, err
 	}
+	mqtt := "127.0.0.1:0"
 	if listen == "" {
 		listen = freeAddress("127.0.0.1:443", "127.0.0.1:8443", "127.0.0.1:0")
+		mqtt = freeAddress("127.0.0.1:8883", mqtt)
 	} else {
 		listen = freeAddress(listen) // port 0 becomes a number, which the hub's name needs
 	}
 	err := app.Init(ctx, app.InitOptions{
 		Data: data, Hosts: []string{devHost, "127.0.0.1"}, Listen: listen,
-		Config: func(c *app.Config) { c.Log.Level = "warn" },
+		Config: func(c *app.Config) { c.Log.Level, c.MQTT.Listen = "warn", mqtt },
 	}, time.Now())
 	if err != nil {
 		return app.Config{}, err
