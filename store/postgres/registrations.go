@@ -14,7 +14,8 @@ const (
 	selectRegistrations = "SELECT " + record.RegistrationColumns + ` FROM registration
 		WHERE scope = $1 AND lower(group_id) = lower($2::text COLLATE "C") AND group_id <> '' AND key > $3 ORDER BY key LIMIT $4`
 	deleteRegistration = "DELETE FROM registration WHERE scope = $1 AND key = $2"
-	dueRegistrations   = "SELECT " + record.RegistrationColumns + " FROM registration WHERE due <= $1 ORDER BY due LIMIT $2"
+	// A server of schema 1 that finishes a registration leaves due as it was.
+	dueRegistrations = "SELECT " + record.RegistrationColumns + " FROM registration WHERE due <= $1 AND status = 'assigning' ORDER BY due LIMIT $2"
 )
 
 var (
