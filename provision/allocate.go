@@ -11,6 +11,7 @@ import (
 
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/errs"
 )
 
 // An allocation is a chosen hub and why it was chosen; Hub is empty when there
@@ -117,6 +118,51 @@ func (h LinkedHub) latency(from netip.Addr) int {
 		}
 	}
 	return best
+}
+
+// Bounds of the hints of one hub.
+const (
+	maxHints        = 100
+	maxMilliseconds = 60_000
+)
+
+// CheckLatency reports why hints are not good for a hub, or nil. The error is of
+// kind errs.Invalid.
+func CheckLatency(hints []Latency) error {
+	fault := func(format string, args ...any) error {
+		return errs.New(errs.Invalid, errs.CodeBadRequest, "latency: "+format, args...)
+	}
+	if len(hints) > maxHints {
+		return fault("%d networks; %d are allowed", len(hints), maxHints)
+	}
+	for i, l := range hints {
+		n := l.Network
+		switch {
+		case !n.IsValid():
+			return fault("hint %d has no network", i)
+		case n.Addr().Is4In6():
+			return fault("%s is written as IPv6; devices of IPv4 are found in networks of IPv4", n)
+		case n != n.Masked():
+			return fault("%s is an address in the network %s", n, n.Masked())
+		case l.Milliseconds < 0 || l.Milliseconds > maxMilliseconds:
+			return fault("%s: milliseconds must be 0 to %d", n, maxMilliseconds)
+		case slices.ContainsFunc(hints[:i], func(o Latency) bool { return o.Network == n }):
+			return fault("%s is there twice", n)
+		}
+	}
+	return nil
+}
+
+// Share returns the part of new devices, 0 to 1, that hashed allocation sends to
+// a hub with a weight beside the others that take part.
+func Share(weight int, others []LinkedHub) float64 {
+	total := max(weight, 1)
+	for _, h := range others {
+		if h.Allocation {
+			total += max(h.Weight, 1)
+		}
+	}
+	return float64(max(weight, 1)) / float64(total)
 }
 
 // address reads a peer's address, with or without a port, as hints are written:

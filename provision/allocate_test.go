@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/errs"
 )
 
 const fleet = 20_000
@@ -233,5 +234,47 @@ func TestNearestSaysWhy(t *testing.T) {
 		if got := allocate(enroll.GeoLatency, c.hubs, "pump-7", c.current, c.remote).Why; got != c.want {
 			t.Errorf("%s\nwant %s", got, c.want)
 		}
+	}
+}
+
+func TestCheckLatency(t *testing.T) {
+	hint := func(network string, ms int) Latency { return Latency{netip.MustParsePrefix(network), ms} }
+	many := make([]Latency, 101)
+	for i := range many {
+		many[i] = hint(fmt.Sprintf("10.%d.0.0/16", i), 1)
+	}
+	for _, c := range []struct {
+		name  string
+		hints []Latency
+		want  string
+	}{
+		{"none", nil, ""},
+		{"all there can be", many[:100], ""},
+		{"networks in networks", []Latency{hint("0.0.0.0/0", 60000), hint("10.0.0.0/8", 0), hint("10.1.2.3/32", 1), hint("::/0", 5), hint("2001:db8::/32", 4)}, ""},
+		{"too many", many, "latency: 101 networks; 100 are allowed"},
+		{"no network", []Latency{hint("10.0.0.0/8", 1), {Milliseconds: 1}}, "latency: hint 1 has no network"},
+		{"an address with a length", []Latency{hint("10.1.2.3/8", 1)}, "latency: 10.1.2.3/8 is an address in the network 10.0.0.0/8"},
+		{"IPv4 in IPv6", []Latency{hint("::ffff:10.0.0.0/104", 1)}, "latency: ::ffff:10.0.0.0/104 is written as IPv6"},
+		{"before it was sent", []Latency{hint("10.0.0.0/8", -1)}, "latency: 10.0.0.0/8: milliseconds must be 0 to 60000"},
+		{"the moon's far side", []Latency{hint("10.0.0.0/8", 60001)}, "latency: 10.0.0.0/8: milliseconds must be 0 to 60000"},
+		{"twice", []Latency{hint("10.0.0.0/8", 1), hint("::/0", 1), hint("10.0.0.0/8", 2)}, "latency: 10.0.0.0/8 is there twice"},
+	} {
+		err := CheckLatency(c.hints)
+		if (err == nil) != (c.want == "") || err != nil && (!strings.HasPrefix(err.Error(), c.want) || errs.KindOf(err) != errs.Invalid) {
+			t.Errorf("%s: %v, want %s", c.name, err, c.want)
+		}
+	}
+}
+
+// What Share says of a hub is what it gets.
+func TestShare(t *testing.T) {
+	others := []LinkedHub{{Host: "a", Weight: 1, Allocation: true}, {Host: "b", Weight: 2, Allocation: true}, {Host: "aside", Weight: 900}}
+	for weight, want := range map[int]float64{1: 1. / 4, 3: 3. / 6, 997: 997. / 1000, 0: 1. / 4} {
+		if got := Share(weight, others); got != want {
+			t.Errorf("weight %d: %v, want %v", weight, got, want)
+		}
+	}
+	if got := Share(5, nil); got != 1 {
+		t.Errorf("alone: %v", got)
 	}
 }

@@ -94,16 +94,18 @@ func (c *Client) Hubs(ctx context.Context) ([]provision.LinkedHub, error) {
 	return hubs, nil
 }
 
-// LinkHub links a hub, or changes the weight and allocation of the link to it.
+// LinkHub links a hub, or changes the weight, the allocation and the latency hints
+// of the link to it.
 func (c *Client) LinkHub(ctx context.Context, h provision.LinkedHub) error {
 	path, err := hubPath(h.Host)
 	if err != nil {
 		return err
 	}
 	body, err := json.Marshal(struct {
-		Weight     int  `json:"weight"`
-		Allocation bool `json:"allocation"`
-	}{h.Weight, h.Allocation})
+		Weight     int                 `json:"weight"`
+		Allocation bool                `json:"allocation"`
+		Latency    []provision.Latency `json:"latency,omitempty"`
+	}{h.Weight, h.Allocation, h.Latency})
 	if err != nil {
 		return err
 	}

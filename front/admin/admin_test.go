@@ -252,6 +252,10 @@ func TestLinkedHubs(t *testing.T) {
 	s.want("PUT", "/berth/v1/hubs/HUB1.example", `{}`, 200, `{"host":"hub1.example","weight":1,"allocation":true}`)
 	s.want("PUT", "/berth/v1/hubs/hub2.example:8443", `{"weight":1000,"allocation":false}`, 200, `{"host":"hub2.example:8443","weight":1000,"allocation":false}`)
 	s.want("PUT", "/berth/v1/hubs/hub1.example:443", ` {"weight":5} `, 200, `{"host":"hub1.example","weight":5,"allocation":true}`)
+	s.want("PUT", "/berth/v1/hubs/hub3.example", `{"latency":[{"network":"10.0.0.0/8","milliseconds":5},{"network":"::/0","milliseconds":0}]}`, 200,
+		`{"host":"hub3.example","weight":1,"allocation":true,"latency":[{"network":"10.0.0.0/8","milliseconds":5},{"network":"::/0","milliseconds":0}]}`)
+	s.want("PUT", "/berth/v1/hubs/hub3.example", `{}`, 200, `{"host":"hub3.example","weight":1,"allocation":true}`)
+	s.want("DELETE", "/berth/v1/hubs/hub3.example", "", 204, "")
 	s.want("GET", "/berth/v1/hubs", "", 200, `[{"host":"hub1.example","weight":5,"allocation":true},{"host":"hub2.example:8443","weight":1000,"allocation":false}]`)
 	s.want("DELETE", "/berth/v1/hubs/hub1.EXAMPLE", "", 204, "")
 	s.refuses("DELETE", "/berth/v1/hubs/hub1.example", "", token(s.owner), 404, errs.NotFound)
@@ -260,6 +264,8 @@ func TestLinkedHubs(t *testing.T) {
 	for _, body := range []string{
 		``, `[]`, `null {}`, `{} {}`, `{"weight":0}`, `{"weight":1001}`, `{"weight":-1}`, `{"weight":1.5}`, `{"weight":"1"}`,
 		`{"allocation":1}`, `{"alocation":true}`, `{"host":"hub3.example"}`, `{"weight":1`,
+		`{"latency":[{"network":"10.0.0.1/8","milliseconds":5}]}`, `{"latency":[{"network":"10.0.0.0","milliseconds":5}]}`, `{"latency":[{"milliseconds":5}]}`,
+		`{"latency":[{"network":"10.0.0.0/8","milliseconds":60001}]}`, `{"latency":[{"network":"::ffff:10.0.0.0/104","milliseconds":5}]}`, `{"latency":{"10.0.0.0/8":5}}`,
 	} {
 		s.refuses("PUT", "/berth/v1/hubs/hub1.example", body, token(s.owner), 400, errs.Invalid)
 	}

@@ -28,16 +28,20 @@ func (f front) link(w http.ResponseWriter, r call) error {
 		return err
 	}
 	sent := struct {
-		Weight     int  `json:"weight"`
-		Allocation bool `json:"allocation"`
-	}{1, true} // a full share in every allocation
+		Weight     int                 `json:"weight"`
+		Allocation bool                `json:"allocation"`
+		Latency    []provision.Latency `json:"latency"`
+	}{Weight: 1, Allocation: true} // a full share in every allocation
 	if err := readStrict(w, r, maxBody, &sent); err != nil {
 		return err
 	}
 	if sent.Weight < 1 || sent.Weight > 1000 {
 		return invalid("weight must be 1 to 1000")
 	}
-	h := provision.LinkedHub{Host: host, Weight: sent.Weight, Allocation: sent.Allocation}
+	if err := provision.CheckLatency(sent.Latency); err != nil {
+		return err
+	}
+	h := provision.LinkedHub{Host: host, Weight: sent.Weight, Allocation: sent.Allocation, Latency: sent.Latency}
 	if err := f.Links.PutLinkedHub(r.Context(), r.scope.ID, h); err != nil {
 		return fmt.Errorf("linking %s: %w", host, err)
 	}

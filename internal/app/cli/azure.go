@@ -69,8 +69,8 @@ berth enrollment export.`,
 	c.AddCommand(m.command("to", "Bring the enrollments to an Azure DPS", `Bring all enrollment groups and individual enrollments to an Azure IoT Hub Device
 Provisioning Service, with their symmetric keys: berth import azure-dps the other way
 round. Nothing is changed here. The policy needs EnrollmentRead and EnrollmentWrite
-there. Certificates come from --certificates; groups of TPMs stay, for Azure has
-none.`,
+there. Certificates come from --certificates; groups of TPMs and expressions of custom
+allocation stay, for Azure has none.`,
 		`  berth export azure-dps --to-connection-string-file azure.connection --dry-run`))
 	return c
 }
@@ -241,6 +241,9 @@ func (m *migration) fit(kind enroll.Kind, here place) func(entry) error {
 func fitsAzure(e entry) error {
 	if t := e.Attestation.TPM; t != nil && (t.EndorsementCertificates != nil || t.EndorsementKeyList != nil) {
 		return errors.New("attestation.tpm: Azure has no groups of TPMs")
+	}
+	if d := e.CustomAllocationDefinition; d != nil && d.Expression != "" {
+		return errors.New("customAllocationDefinition.expression: Azure has no expressions")
 	}
 	return checkWhole(e)
 }

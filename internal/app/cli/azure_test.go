@@ -20,6 +20,7 @@ func TestWhatCannotMove(t *testing.T) {
 		{"a hub that is not linked", byKey + `,"iotHubs":["hub.example.com","contoso.azure-devices.net"]`, "--map-hub contoso.azure-devices.net=HOST", ""},
 		{"a pin to one", byKey + `,"iotHubHostName":"contoso.azure-devices.net"`, "not linked here", ""},
 		{"custom allocation", byKey + `,"allocationPolicy":"custom","customAllocationDefinition":{"webhookUrl":"https://f.example.com","apiVersion":"2021-10-01"}`, "", ""},
+		{"an expression", byKey + `,"allocationPolicy":"custom","customAllocationDefinition":{"expression":"linkedHubs[0]"}`, "", "Azure has no expressions"},
 		{"the nearest hub", byKey + `,"allocationPolicy":"geoLatency"`, "", ""},
 		{"a reference to a CA", `"attestation":{"type":"x509","x509":{"caReferences":{"primary":"plant"}}}`, "", ""},
 		{"a reference to a CA that is not here", `"attestation":{"type":"x509","x509":{"caReferences":{"primary":"plant","secondary":"ca"}}}`, "berth ca prove ca", ""},

@@ -68,7 +68,9 @@ The device then registers under this ID with the ID scope of the server.`,
 			`  berth enrollment create valve-1 --key
   berth enrollment create valve-2 --primary-key-file valve-2.key --device-id cellar-valve
   berth enrollment create leaf-1 --x509 leaf.pem --initial-twin twin.json
-  berth enrollment create tpm-1 --tpm @ek.b64 --allocation static --reprovision never`),
+  berth enrollment create tpm-1 --tpm @ek.b64 --allocation static --reprovision never
+  berth enrollment create valve-3 --key --webhook @webhook.url
+  berth enrollment create valve-4 --key --expression 'deviceRuntimeContext.payload.hub'`),
 		individual.newShow(o, "Show one enrollment", `Show one enrollment, and what became of the device's last registration. Symmetric
 keys are secret and shown with --keys alone.`,
 			`  berth enrollment show pump-7

@@ -46,9 +46,10 @@ type entryKind struct {
 // settings are what the command line says about an enrollment besides its
 // attestation.
 type settings struct {
-	deviceID, allocation, twin, reprovision string
-	hubs                                    []string
-	edge, enable, disable                   bool
+	deviceID, twin, reprovision string
+	allocation                  allocationSettings
+	hubs                        []string
+	edge, enable, disable       bool
 }
 
 func (s *settings) flags(c *cobra.Command, kind enroll.Kind) {
@@ -56,14 +57,13 @@ func (s *settings) flags(c *cobra.Command, kind enroll.Kind) {
 	if kind == enroll.Individual {
 		f.StringVar(&s.deviceID, "device-id", "", "the device's `name` at its hub (default: the registration ID)")
 	}
-	f.StringVar(&s.allocation, "allocation", "", "`policy` that chooses the hub: hashed or static (default: the service's)")
+	s.allocation.flags(c, f)
 	f.StringSliceVar(&s.hubs, "hub", nil, "`host` of a linked hub that may be chosen; repeat for more (default: all that take part)")
 	f.BoolVar(&s.edge, "edge", false, "the device is an edge gateway")
 	f.StringVar(&s.twin, "initial-twin", "", `JSON `+"`file`"+` of the twin to start with: {"tags": {…}, "properties": {"desired": {…}}}`)
 	f.StringVar(&s.reprovision, "reprovision", "", "when a device registers again, `what` becomes of it: migrate (its twin moves along), reset (its twin starts anew) or never (it stays where it is)")
 	f.BoolVar(&s.enable, "enable", false, "let its devices register")
 	f.BoolVar(&s.disable, "disable", false, "let none of its devices register")
-	complete(c, "allocation", "hashed", "static")
 	complete(c, "reprovision", "migrate", "reset", "never")
 }
 
@@ -73,13 +73,8 @@ func (t *terminal) applySettings(c *cobra.Command, s settings, e *entry) error {
 	if given("device-id") {
 		e.DeviceID = s.deviceID
 	}
-	if given("allocation") {
-		switch policy := dpsjson.AllocationPolicy(s.allocation); policy {
-		case dpsjson.AllocationHashed, dpsjson.AllocationStatic:
-			e.AllocationPolicy = policy
-		default:
-			return usageError{fmt.Errorf("--allocation: %q is not known; hashed and static are", s.allocation)}
-		}
+	if err := t.applyAllocation(c, s.allocation, e); err != nil {
+		return err
 	}
 	if given("hub") {
 		e.IoTHubs, e.IoTHubHostName = s.hubs, ""
@@ -370,9 +365,11 @@ func (t *terminal) showEntry(k entryKind, e entry) error {
 	}
 	rows = append(rows, []string{"Status", string(status(e))})
 	rows = append(rows, attestationRows(e.Attestation)...)
+	if e.DeviceID != "" {
+		rows = append(rows, []string{"Device ID", e.DeviceID})
+	}
+	rows = append(rows, allocationRows(e)...)
 	for _, row := range [][]string{
-		{"Device ID", e.DeviceID},
-		{"Allocation", allocation(e)},
 		{"Hubs", hubs(e)},
 		{"Reprovisioning", reprovisioningWord(e.ReprovisionPolicy)},
 		{"Edge", edge(e)},

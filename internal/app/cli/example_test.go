@@ -76,6 +76,8 @@ func prepare(t *testing.T, command, tpm string) {
 			"valve-8,dmFsdmUtOCwgYSBrZXkgb2YgMzIgYnl0ZXMgaGVyZS4=,,\nleaf-1,,leaf.pem,\"{\"\"site\"\":\"\"north\"\"}\"",
 		"devices.jsonl": `{"registrationId": "valve-9", "attestation": {"type": "symmetricKey"}}`,
 		"groups.jsonl":  `{"enrollmentGroupId": "shed", "attestation": {"type": "symmetricKey"}}`,
+		"webhook.url":   "https://allocate.example.com/api/allocate?code=c2VjcmV0",
+		"allocate.cel":  `linkedHubs.filter(h, h.startsWith(deviceRuntimeContext.payload.region + "."))[0]`,
 		"twin.json":     `{"tags": {"site": "north"}, "properties": {"desired": {"interval": 60}}}`,
 	} {
 		if err := os.WriteFile(name, []byte(text+"\n"), 0o600); err != nil {

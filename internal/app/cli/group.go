@@ -113,6 +113,7 @@ that are at home at a hub stay there until they register again.`,
 			`  berth group update fleet --disable
   berth group update fleet --enable
   berth group update fleet --allocation static --reprovision reset
+  berth group update fleet --expression @allocate.cel
   berth group update reel-1 --tpm-list reel.csv`),
 		group.newDelete(o, "Delete one group", `Delete one group. Its devices keep their identities at their hubs and the records
 of their registrations, but cannot register again.`,

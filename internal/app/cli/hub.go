@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,7 +32,8 @@ host name of its own, with its own devices.`,
 
 func newHubLink(o *operator) *cobra.Command {
 	link := provision.LinkedHub{}
-	var noAllocation bool
+	var noAllocation, dryRun bool
+	var latency []string
 	c := &cobra.Command{
 		Use:   "link HOST",
 		Short: "Let devices be assigned to a hub",
@@ -39,9 +41,17 @@ func newHubLink(o *operator) *cobra.Command {
 the name that devices will connect to, with :port where it is not 443; the server's
 certificate must have it (berth init --hub).
 
-Under hashed allocation each hub gets a share of the devices by its weight, and a
-hub that joins takes its share without moving others.`,
-		Example: `  berth hub link hub2.example.com --weight 3
+Under hashed allocation each hub gets a share of the devices by its weight. A hub that
+joins takes its share of those that come; --dry-run says what that would be. Devices
+that are registered stay where they are.
+
+Under geoLatency allocation a device gets the hub with the lowest latency for the
+address that it registers from, as --latency says. Of the networks that hold the
+address the narrowest counts. A link keeps what it knows of latencies until others are
+named; --latency '' forgets them.`,
+		Example: `  berth hub link hub2.example.com --weight 3 --dry-run
+  berth hub link hub2.example.com --weight 3
+  berth hub link hub2.example.com --latency 10.0.0.0/8=5 --latency 0.0.0.0/0=80
   berth hub link spare.example.com --no-allocation`,
 		Args: exactly("HOST"),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -50,6 +60,22 @@ hub that joins takes its share without moving others.`,
 				return err
 			}
 			link.Host, link.Allocation = args[0], !noAllocation
+			if link.Latency, err = parseLatency(latency); err != nil {
+				return err
+			}
+			linked, err := client.Hubs(c.Context())
+			if err != nil {
+				return err
+			}
+			i := slices.IndexFunc(linked, func(h provision.LinkedHub) bool {
+				return strings.EqualFold(h.Host, strings.TrimSuffix(args[0], ":443"))
+			})
+			if i >= 0 && !c.Flags().Changed("latency") {
+				link.Latency = linked[i].Latency
+			}
+			if dryRun {
+				return o.showShare(link, linked)
+			}
 			if err := client.LinkHub(c.Context(), link); err != nil {
 				return err
 			}
@@ -58,7 +84,53 @@ hub that joins takes its share without moving others.`,
 	}
 	c.Flags().IntVar(&link.Weight, "weight", 1, "share of the devices under hashed allocation, 1 to 1000")
 	c.Flags().BoolVar(&noAllocation, "no-allocation", false, "only for enrollments that name this hub")
+	c.Flags().StringSliceVar(&latency, "latency", nil, "`NETWORK=MS`, how many milliseconds devices of a network are away; repeat for more")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "say what share of new devices the hub would get, and change nothing")
 	return c
+}
+
+// parseLatency reads hints written as 10.0.0.0/8=5.
+func parseLatency(hints []string) (found []provision.Latency, err error) {
+	for _, hint := range hints {
+		if hint == "" {
+			continue
+		}
+		network, ms, ok := strings.Cut(hint, "=")
+		l := provision.Latency{}
+		if l.Network, err = netip.ParsePrefix(network); err == nil && ok {
+			l.Milliseconds, err = strconv.Atoi(ms)
+		}
+		if err != nil || !ok {
+			return nil, usageError{fmt.Errorf("--latency: %q is not NETWORK=MS, such as 10.0.0.0/8=5", hint)}
+		}
+		found = append(found, l)
+	}
+	if err := provision.CheckLatency(found); err != nil {
+		return nil, usageError{fmt.Errorf("--%w", err)}
+	}
+	return found, nil
+}
+
+// showShare says what linking h beside those that are linked would do.
+func (t *terminal) showShare(h provision.LinkedHub, linked []provision.LinkedHub) error {
+	if h.Weight < 1 || h.Weight > 1000 {
+		return usageError{errors.New("--weight must be 1 to 1000")}
+	}
+	others := slices.DeleteFunc(slices.Clone(linked), func(l provision.LinkedHub) bool {
+		return strings.EqualFold(l.Host, strings.TrimSuffix(h.Host, ":443"))
+	})
+	share := 0.0
+	if h.Allocation {
+		share = provision.Share(h.Weight, others)
+	}
+	if t.json() {
+		return t.printJSON(struct {
+			Host  string  `json:"host"`
+			Share float64 `json:"share"` // of new devices under hashed allocation, 0 to 1
+		}{h.Host, share})
+	}
+	_, err := fmt.Fprintf(t.out, "%s would get %.1f%% of the devices that register for the first time, where the\nenrollment has hashed allocation and names no hubs. Devices that are registered stay.\n", h.Host, 100*share)
+	return err
 }
 
 func newHubUnlink(o *operator) *cobra.Command {
@@ -84,9 +156,10 @@ their messages stay in the database and are there when it is linked again.`,
 
 func newHubList(o *operator) *cobra.Command {
 	return &cobra.Command{
-		Use:     "list",
-		Short:   "List the linked hubs",
-		Long:    `List the linked hubs with their weight under hashed allocation.`,
+		Use:   "list",
+		Short: "List the linked hubs",
+		Long: `List the linked hubs with their weight under hashed allocation, and how many
+milliseconds devices of a network are away under geoLatency.`,
 		Example: `  berth hub list`,
 		Args:    exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -101,17 +174,28 @@ func newHubList(o *operator) *cobra.Command {
 			if o.json() {
 				return o.printJSON(linked)
 			}
-			rows := [][]string{{"HOST", "WEIGHT", "ALLOCATION"}}
+			rows := [][]string{{"HOST", "WEIGHT", "ALLOCATION", "LATENCY"}}
 			for _, h := range linked {
 				allocation := "all enrollments"
 				if !h.Allocation {
 					allocation = "only where named"
 				}
-				rows = append(rows, []string{h.Host, strconv.Itoa(h.Weight), allocation})
+				rows = append(rows, []string{h.Host, strconv.Itoa(h.Weight), allocation, latencyText(h.Latency)})
 			}
 			return o.table(rows)
 		},
 	}
+}
+
+func latencyText(hints []provision.Latency) string {
+	if len(hints) == 0 {
+		return "-"
+	}
+	var texts []string
+	for _, l := range hints {
+		texts = append(texts, fmt.Sprintf("%s=%d", l.Network, l.Milliseconds))
+	}
+	return strings.Join(texts, " ")
 }
 
 func newHubTail(o *operator) *cobra.Command {

@@ -83,7 +83,7 @@ enrollment export writes them, or CSV whose first line names its columns:
   storageRootKey        of the TPM, to pin it as well
   certificate           the device's own, base64 or the name of its PEM file, which
   secondaryCertificate  starts from the directory of the roster
-  allocationPolicy      hashed or static
+  allocationPolicy      hashed, geoLatency or static
   iotHubs               hosts of linked hubs, separated by blanks
   iotEdge               true or false
   tags, desired         JSON objects to start the twin with
