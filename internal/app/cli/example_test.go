@@ -78,11 +78,18 @@ func prepare(t *testing.T, command, tpm string) {
 		"groups.jsonl":  `{"enrollmentGroupId": "shed", "attestation": {"type": "symmetricKey"}}`,
 		"webhook.url":   "https://allocate.example.com/api/allocate?code=c2VjcmV0",
 		"allocate.cel":  `linkedHubs.filter(h, h.startsWith(deviceRuntimeContext.payload.region + "."))[0]`,
+		"site.yaml":     "kind: enrollmentGroup\nenrollmentGroupId: site-7\nattestation: {type: symmetricKey}\n---\nkind: policy\nname: reader\nrights: [EnrollmentRead]",
 		"twin.json":     `{"tags": {"site": "north"}, "properties": {"desired": {"interval": 60}}}`,
 	} {
 		if err := os.WriteFile(name, []byte(text+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.Mkdir("manifests", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("manifests/group.yaml", []byte("kind: enrollmentGroup\nenrollmentGroupId: fleet\nattestation: {type: symmetricKey}\nprovisioningStatus: disabled\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	if command == "berth serve" {
 		err := app.Init(t.Context(), app.InitOptions{Data: "data", Hosts: []string{"localhost"}, Listen: "127.0.0.1:0"}, time.Now())
