@@ -174,7 +174,7 @@ func (r *Registrar) draft(ctx context.Context, c claimant, a *admission, linked 
 		}
 		pending.Tried = before.Pending.Tried
 		if before.leased(now) {
-			pending.Due = before.Pending.Due
+			pending.Lease, pending.Due = before.Pending.Lease, before.Pending.Lease
 		}
 		if pending.Tried != nil || pending.Due.After(now) {
 			m.wait(pending, "a registration before this one is not over")

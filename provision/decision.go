@@ -121,16 +121,22 @@ func (j *Journal) add(d Decision) {
 	j.next = (j.next + 1) % len(j.ring)
 }
 
-// put is add for the story of something that goes on: it takes the place of what
-// was told of the same call before.
+// put is add for the story of something that goes on: what was told of the same
+// call before is forgotten.
 func (j *Journal) put(d Decision) {
 	j.mu.Lock()
-	for i := range j.ring {
-		if o := &j.ring[i]; o.TrackingID == d.TrackingID && o.Call == d.Call && o.Scope == d.Scope && o.RegistrationID == d.RegistrationID {
-			*o = d
-			j.mu.Unlock()
-			return
+	n := len(j.ring)
+	at := func(i int) *Decision { return &j.ring[(j.next+i)%n] } // the oldest is 0
+	for i := range n {
+		if o := at(i); o.TrackingID != d.TrackingID || o.Call != d.Call || o.Scope != d.Scope || o.RegistrationID != d.RegistrationID {
+			continue
 		}
+		for ; i < n-1; i++ {
+			*at(i) = *at(i + 1)
+		}
+		*at(n - 1) = d
+		j.mu.Unlock()
+		return
 	}
 	j.mu.Unlock()
 	j.add(d)
@@ -149,6 +155,5 @@ func (j *Journal) find(scope device.IDScope, id string) []Decision {
 		}
 	}
 	slices.Reverse(found)
-	slices.SortStableFunc(found, func(a, b Decision) int { return b.Time.Compare(a.Time) }) // for what was put
 	return found
 }

@@ -67,7 +67,8 @@ func (r *Registrar) lease(ctx context.Context, found *Registration) (*Registrati
 			return nil, errLost
 		}
 		next, pending := *old, *old.Pending
-		pending.Leased, pending.Due, pending.Attempts = true, now.Add(leaseTime), pending.Attempts+1
+		pending.Lease, pending.Attempts = now.Add(leaseTime), pending.Attempts+1
+		pending.Due = pending.Lease
 		next.Pending = &pending
 		held = &next
 		return held, nil
@@ -92,7 +93,7 @@ func (r *Registrar) giveBack(ctx context.Context, held *Registration, failure, c
 	now := r.Now()
 	next, pending := *held, *held.Pending
 	next.Pending = &pending
-	pending.Leased = false
+	pending.Lease = time.Time{}
 	end := held.Updated.Add(r.GiveUpAfter)
 	switch {
 	case errors.Is(cause, errStopping):
@@ -152,11 +153,11 @@ func (r *Registrar) letNext(ctx context.Context, held *Registration) error {
 	defer cancel()
 	var next *Registration
 	err := r.Records.ChangeRegistration(ctx, held.Scope, held.Key, func(old *Registration) (*Registration, error) {
-		if !old.underWay() || old.Pending.Leased || !old.Pending.Due.Equal(held.Pending.Due) {
+		if !old.underWay() || old.OperationID == held.OperationID || !old.Pending.Lease.Equal(held.Pending.Lease) {
 			return nil, errLost
 		}
 		changed, pending := *old, *old.Pending
-		pending.Due = r.Now()
+		pending.Lease, pending.Due = time.Time{}, r.Now()
 		changed.Pending = &pending
 		next = &changed
 		return next, nil

@@ -47,6 +47,60 @@ type Destination interface {
 	Receive(ctx context.Context, a Assignment, d Departure) (generationID string, err error)
 }
 
+// An End is a hub as either end of a move.
+type End interface {
+	Origin
+	Destination
+}
+
+// Bring gives the device its identity at a.Hub, wherever it is now: at a.From, or
+// at a place where an attempt before this one left it. It can be repeated like
+// Move. hub returns the hub of a name.
+func Bring(ctx context.Context, a Assignment, hub func(host string) (End, error)) error {
+	to, err := hub(a.Hub)
+	if err != nil {
+		return err
+	}
+	home, at := to, Place{a.Hub, a.DeviceID}
+	if a.From != (Place{}) {
+		if home, err = hub(a.From.Hub); err != nil {
+			return err
+		}
+		at = a.From
+	}
+	for _, tried := range a.Tried {
+		if err := collect(ctx, a, tried, to, home, at, hub); err != nil {
+			return err
+		}
+	}
+	if a.From == (Place{}) {
+		return to.Assign(ctx, a)
+	}
+	return Move(ctx, a, home, to)
+}
+
+// collect brings the device from a place where an attempt that was cut off may
+// have left it, before it is brought from its home: whatever is there counts for
+// more. A place that cannot be asked does not matter while the device has not left
+// its home; what is there then is a copy, and stays.
+func collect(ctx context.Context, a Assignment, tried Place, to, home End, at Place, hub func(string) (End, error)) error {
+	from, err := hub(tried.Hub)
+	if err != nil {
+		return err
+	}
+	if a.From == (Place{}) {
+		a.MigrateTwin = true // it comes back to where it was
+	}
+	a.From = tried
+	err = Move(ctx, a, from, to)
+	if errs.KindOf(err) == errs.Unavailable {
+		if _, gone := home.Export(ctx, at.DeviceID); gone == nil {
+			return nil
+		}
+	}
+	return err
+}
+
 // moveRounds is how often a move begins anew because the identity that leaves
 // changed while it was under way.
 const moveRounds = 5

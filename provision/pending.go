@@ -19,8 +19,8 @@ import (
 // The slow one is for what no commit can hold: a hub elsewhere, or a webhook that
 // is asked which hub it is to be. The record is written with status assigning and
 // everything that is needed to go on (Pending), and the device is told to poll.
-// Any server may then work on it under a lease: it moves Pending.Due to the end of
-// the time that it gives itself, and nobody else begins before that.
+// Any server may then work on it under a lease: it moves Pending.Due and .Lease to
+// the end of the time that it gives itself, and nobody else begins before that.
 //
 // What must stay true, on any number of servers and whoever is killed when:
 //
@@ -33,8 +33,8 @@ import (
 //
 //   - A lease is taken from a record that is assigning and free, and never from
 //     one that is assigned; and the record becomes assigned only while the lease is
-//     still the one that was taken (leased, of the same operation and until the
-//     same instant).
+//     still the one that was taken (of the same operation and until the same
+//     instant).
 //   - What a lease's holder tells a hub ends with a context that ends well before
 //     the lease (attemptTime and leaseTime): servers whose clocks differ by less
 //     than the difference agree on who may speak.
@@ -56,7 +56,7 @@ func (r *Registration) underWay() bool {
 
 // leased reports whether somebody may be telling hubs about the device.
 func (r *Registration) leased(now time.Time) bool {
-	return r.underWay() && r.Pending.Leased && now.Before(r.Pending.Due)
+	return r.underWay() && now.Before(r.Pending.Lease)
 }
 
 // same reports whether two readings of a record are of one state, as far as a
@@ -68,13 +68,13 @@ func (r *Registration) same(o *Registration) bool {
 	if r.OperationID != o.OperationID || r.Status != o.Status || r.underWay() != o.underWay() {
 		return false
 	}
-	return !r.underWay() || r.Pending.Leased == o.Pending.Leased && r.Pending.Due.Equal(o.Pending.Due)
+	return !r.underWay() || r.Pending.Lease.Equal(o.Pending.Lease) && r.Pending.Due.Equal(o.Pending.Due)
 }
 
 // pending begins what is kept of a call until its registration is finished.
-func (c claimant) pending(a *admission, due time.Time) *Pending {
+func (c claimant) pending(a *admission, now time.Time) *Pending {
 	return &Pending{
-		Due: due, Chain: c.chain(a), KeyName: c.keyName(a), Payload: c.Payload,
+		Due: now, Chain: c.chain(a), KeyName: c.keyName(a), Payload: c.Payload,
 		APIVersion: c.APIVersion, TrackingID: c.TrackingID, Wire: c.Wire, Remote: c.Remote,
 	}
 }

@@ -109,10 +109,11 @@ type Registration struct {
 // A Pending is the durable part of a registration that is under way: with it
 // and the enrollment any server can finish it. It holds no key.
 type Pending struct {
-	// Due is when somebody is to work on it. Leased says that somebody does, and
-	// has until Due: the others keep away until then.
-	Due       time.Time `json:"-"`
-	Leased    bool      `json:"leased,omitempty"`
+	// Due is when somebody is to work on it, and not before.
+	Due time.Time `json:"-"`
+	// Lease is until when somebody may be telling hubs about the device, for this
+	// registration or one before it; zero when nobody is.
+	Lease     time.Time `json:"lease,omitzero"`
 	Attempts  int       `json:"attempts"`            // begun so far
 	LastError string    `json:"lastError,omitempty"` // of the last one that failed, for the operator
 

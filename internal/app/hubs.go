@@ -198,63 +198,13 @@ func (h *hubs) AssignElsewhere(ctx context.Context, a provision.Assignment) erro
 	if err != nil {
 		return fmt.Errorf("reading the linked hubs: %w", err)
 	}
-	to, err := h.end(linked, a.Hub)
-	if err != nil {
-		return err
-	}
-	for _, place := range a.Tried {
-		if err := h.collect(ctx, linked, a, place, to); err != nil {
-			return err
-		}
-	}
-	if a.From == (provision.Place{}) {
-		return to.Assign(ctx, a)
-	}
-	from, err := h.end(linked, a.From.Hub)
-	if err != nil {
-		return err
-	}
-	return provision.Move(ctx, a, from, to)
-}
-
-// collect brings the device from a place where an attempt that was cut off may
-// have left it. When that cannot be asked and the device has not left its home,
-// what may be there is only a copy, and stays.
-func (h *hubs) collect(ctx context.Context, linked []provision.LinkedHub, a provision.Assignment, place provision.Place, to end) error {
-	tried, err := h.end(linked, place.Hub)
-	if err != nil {
-		return err
-	}
-	home, at := to, a.DeviceID
-	leg := a
-	leg.From = place
-	if a.From == (provision.Place{}) {
-		leg.MigrateTwin = true // it goes back to where it was
-	} else {
-		at = a.From.DeviceID
-		if home, err = h.end(linked, a.From.Hub); err != nil {
-			return err
-		}
-	}
-	err = provision.Move(ctx, leg, tried, to)
-	if errs.KindOf(err) == errs.Unavailable {
-		if _, lost := home.Export(ctx, at); lost == nil {
-			return nil
-		}
-	}
-	return err
-}
-
-// An end is a hub that a device leaves or comes to.
-type end interface {
-	provision.Origin
-	provision.Destination
+	return provision.Bring(ctx, a, func(host string) (provision.End, error) { return h.end(linked, host) })
 }
 
 // end returns the hub of a name. One that is not linked can be one of these
 // servers' that was: its devices are in the database. It cannot be one elsewhere,
 // which then has none here.
-func (h *hubs) end(linked []provision.LinkedHub, host string) (end, error) {
+func (h *hubs) end(linked []provision.LinkedHub, host string) (provision.End, error) {
 	for _, l := range linked {
 		if strings.EqualFold(l.Host, host) && l.Connection != nil {
 			return h.links.open(l)
