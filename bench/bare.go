@@ -23,8 +23,9 @@ import (
 const patience = 30 * time.Second
 
 // bareRole makes this program a server of what provisioning is held against.
-// Its arguments are the data directory of a Berth server, whose certificates it
-// uses, and the key of what is to be served:
+// Its arguments are the data directory of a Berth server, which it is like in
+// all that TLS and the collection of garbage go by, and the key of what is to be
+// served:
 //
 //	bare        accept, handshake, one byte, and wait until the client hangs up
 //	bare_https  one HTTP request, with an answer that is always the same
@@ -34,7 +35,12 @@ func serveBare(ctx context.Context, args []string, in io.Reader, out, log io.Wri
 	if len(args) != 2 {
 		return errors.New(bareRole + " takes a directory and a key")
 	}
-	config, err := bareTLS(args[0])
+	berth, err := app.LoadConfig(args[0])
+	if err != nil {
+		return err
+	}
+	app.TuneMemory(berth)
+	config, err := app.ListenerTLS(berth)
 	if err != nil {
 		return err
 	}
@@ -108,15 +114,6 @@ func handshake(conn net.Conn, config *tls.Config) error {
 	}
 	_, err := io.Copy(io.Discard, c)
 	return err
-}
-
-// bareTLS is what Berth itself makes of its configuration.
-func bareTLS(data string) (*tls.Config, error) {
-	config, err := app.LoadConfig(data)
-	if err != nil {
-		return nil, err
-	}
-	return app.ListenerTLS(config)
 }
 
 // startBare runs a child in the bareRole, with the certificate of the first

@@ -28,6 +28,7 @@ func serveProfiled(ctx context.Context, args []string, in io.Reader, out, log io
 	if err != nil {
 		return err
 	}
+	app.TuneMemory(config)
 	s, err := app.Open(ctx, config, "bench", slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		return err

@@ -23,6 +23,7 @@ running requests have finished. /healthz and /readyz answer without a token.`,
 			if err != nil {
 				return err
 			}
+			app.TuneMemory(config)
 			return t.serve(c.Context(), config)
 		},
 	}
