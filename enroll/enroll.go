@@ -101,7 +101,17 @@ type Store interface {
 	// is and nothing is written. decide must not call the store and may be
 	// called more than once.
 	ChangeEntry(ctx context.Context, scope device.IDScope, kind Kind, key device.RegistrationID, decide func(*Entry) (*Entry, error)) error
+	// ChangeEntryUnshared is ChangeEntry, but nothing is written and the error is
+	// of kind errs.Conflict, with the IDs of SharedKeys in it, when an individual
+	// enrollment gets a symmetric key that another one of the scope has. A key
+	// that it had before is no reason: what is shared already can be changed, and
+	// disabled.
+	ChangeEntryUnshared(ctx context.Context, scope device.IDScope, kind Kind, key device.RegistrationID, decide func(*Entry) (*Entry, error)) error
 	// Entries returns up to limit enrollments with keys above after, ordered
 	// by key.
 	Entries(ctx context.Context, scope device.IDScope, kind Kind, after device.RegistrationID, limit int) ([]*Entry, error)
+	// SharedKeys returns the IDs, as they are spelled, of up to ten individual
+	// enrollments of scope other than except that have one of keys, each in
+	// either slot, ordered by key.
+	SharedKeys(ctx context.Context, scope device.IDScope, keys attest.SymmetricKeys, except device.RegistrationID) ([]string, error)
 }

@@ -21,3 +21,9 @@ type Sealer interface {
 type Deriver interface {
 	Derive(info []byte, size int) ([]byte, error)
 }
+
+// A ServerKey is what all servers of one service have in common.
+type ServerKey interface {
+	Sealer
+	Deriver
+}

@@ -84,6 +84,14 @@ func (s *store) ChangeEntry(_ context.Context, _ device.IDScope, kind enroll.Kin
 	return nil
 }
 
+func (s *store) ChangeEntryUnshared(ctx context.Context, scope device.IDScope, kind enroll.Kind, key device.RegistrationID, decide func(*enroll.Entry) (*enroll.Entry, error)) error {
+	return s.ChangeEntry(ctx, scope, kind, key, decide)
+}
+
+func (s *store) SharedKeys(context.Context, device.IDScope, attest.SymmetricKeys, device.RegistrationID) ([]string, error) {
+	return nil, nil
+}
+
 func (s *store) Entries(_ context.Context, _ device.IDScope, kind enroll.Kind, after device.RegistrationID, limit int) ([]*enroll.Entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

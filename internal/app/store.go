@@ -39,9 +39,9 @@ type store interface {
 }
 
 // openDatabase opens the database that c names.
-func openDatabase(ctx context.Context, c Config, sealer hsm.Sealer) (store, error) {
+func openDatabase(ctx context.Context, c Config, key hsm.ServerKey) (store, error) {
 	if c.Store.PostgresDSNFile == "" {
-		s, err := sqlite.Open(ctx, c.path(databaseFile), sealer)
+		s, err := sqlite.Open(ctx, c.path(databaseFile), key)
 		if err != nil {
 			return nil, err // and no interface with nothing in it
 		}
@@ -51,7 +51,7 @@ func openDatabase(ctx context.Context, c Config, sealer hsm.Sealer) (store, erro
 	if err != nil {
 		return nil, fmt.Errorf("store.postgres_dsn_file: %w", err)
 	}
-	s, err := postgres.Open(ctx, dsn, sealer)
+	s, err := postgres.Open(ctx, dsn, key)
 	if err != nil {
 		return nil, err
 	}

@@ -55,6 +55,16 @@ func (s *Store) EndorsementKeys(ctx context.Context, scope device.IDScope, group
 // ChangeEntry implements enroll.Store. It returns an error of kind
 // errs.NotFound when there is no such scope.
 func (s *Store) ChangeEntry(ctx context.Context, scope device.IDScope, kind enroll.Kind, key device.RegistrationID, decide func(*enroll.Entry) (*enroll.Entry, error)) error {
+	return s.changeEntry(ctx, scope, kind, key, decide, false)
+}
+
+// ChangeEntryUnshared implements enroll.Store. It returns an error of kind
+// errs.NotFound when there is no such scope.
+func (s *Store) ChangeEntryUnshared(ctx context.Context, scope device.IDScope, kind enroll.Kind, key device.RegistrationID, decide func(*enroll.Entry) (*enroll.Entry, error)) error {
+	return s.changeEntry(ctx, scope, kind, key, decide, true)
+}
+
+func (s *Store) changeEntry(ctx context.Context, scope device.IDScope, kind enroll.Kind, key device.RegistrationID, decide func(*enroll.Entry) (*enroll.Entry, error), unshared bool) error {
 	return s.transact(ctx, func(ctx context.Context, t *tx) error {
 		var old *enroll.Entry
 		err := t.read(ctx, query{into(&old, s.codec.Enrollment), selectEntry + " FOR UPDATE", []any{string(scope), string(kind), string(key)}})
@@ -68,7 +78,7 @@ func (s *Store) ChangeEntry(ctx context.Context, scope device.IDScope, kind enro
 			}
 		}
 		forget(old)
-		exists, hadList := old != nil, record.HasList(old)
+		exists, hadList, hadKeys := old != nil, record.HasList(old), s.codec.KeysInUse(old)
 		next, err := decide(old)
 		switch {
 		case err != nil:
@@ -77,11 +87,21 @@ func (s *Store) ChangeEntry(ctx context.Context, scope device.IDScope, kind enro
 			return nil
 		case next == nil:
 			t.write(deleteEntry, string(scope), string(kind), string(key))
+			t.forgetKeys(scope, key, hadKeys)
 		default:
 			forget(next)
+			keys := s.codec.KeysInUse(next)
+			added := record.KeysWithout(keys, hadKeys)
+			if unshared {
+				if err := t.unshared(ctx, scope, key, added); err != nil {
+					return err
+				}
+			}
 			if err := s.writeEntry(t, scope, kind, key, next, exists); err != nil {
 				return err
 			}
+			t.forgetKeys(scope, key, record.KeysWithout(hadKeys, keys))
+			t.rememberKeys(scope, key, added)
 		}
 		t.changeList(scope, key, record.ListChangeOf(hadList, next))
 		if kind == enroll.Group {

@@ -91,19 +91,23 @@ type groupKey struct {
 // (postgres://user:password@host:port/database) or as key=value words, both as
 // libpq takes them; pool_max_conns bounds the connections. A new database gets
 // the schema, an older one is brought up to date; several servers may do so at
-// once. Symmetric keys in it are sealed by sealer, which must be the same one
+// once. Symmetric keys in it are sealed under key, which must be the same one
 // for all servers.
-func Open(ctx context.Context, dsn string, sealer hsm.Sealer) (*Store, error) {
-	s, err := open(ctx, dsn, sealer)
+func Open(ctx context.Context, dsn string, key hsm.ServerKey) (*Store, error) {
+	s, err := open(ctx, dsn, key)
 	if err != nil {
 		return nil, fmt.Errorf("opening the PostgreSQL database: %w", err)
 	}
 	return s, nil
 }
 
-func open(ctx context.Context, dsn string, sealer hsm.Sealer) (_ *Store, err error) {
+func open(ctx context.Context, dsn string, key hsm.ServerKey) (_ *Store, err error) {
+	codec, err := record.NewCodec(key)
+	if err != nil {
+		return nil, err
+	}
 	s := &Store{
-		codec:   record.Codec{Sealer: sealer},
+		codec:   codec,
 		appends: make(chan *appending),
 		closed:  make(chan struct{}),
 	}
@@ -113,6 +117,10 @@ func open(ctx context.Context, dsn string, sealer hsm.Sealer) (_ *Store, err err
 	if err := s.prepare(ctx); err != nil {
 		s.pool.close()
 		return nil, err
+	}
+	if err := s.learnKeys(ctx); err != nil {
+		s.pool.close()
+		return nil, fmt.Errorf("learning which enrollments share a key: %w", err)
 	}
 	l := &listener{store: s}
 	if err := l.connect(ctx); err != nil {

@@ -313,3 +313,8 @@ func TestServersWriteTogetherInTurn(t *testing.T) {
 	a, b := openTwo(t)
 	storetest.TogetherInTurn(t, a, b)
 }
+
+func TestServersDoNotGiveAKeyTwice(t *testing.T) {
+	a, b := openTwo(t)
+	storetest.OneGetsTheKey(t, a, b)
+}

@@ -52,6 +52,16 @@ func (s *Store) EndorsementKeys(ctx context.Context, scope device.IDScope, group
 // ChangeEntry implements enroll.Store. It returns an error of kind
 // errs.NotFound when there is no such scope.
 func (s *Store) ChangeEntry(ctx context.Context, scope device.IDScope, kind enroll.Kind, key device.RegistrationID, decide func(*enroll.Entry) (*enroll.Entry, error)) error {
+	return s.changeEntry(ctx, scope, kind, key, decide, false)
+}
+
+// ChangeEntryUnshared implements enroll.Store. It returns an error of kind
+// errs.NotFound when there is no such scope.
+func (s *Store) ChangeEntryUnshared(ctx context.Context, scope device.IDScope, kind enroll.Kind, key device.RegistrationID, decide func(*enroll.Entry) (*enroll.Entry, error)) error {
+	return s.changeEntry(ctx, scope, kind, key, decide, true)
+}
+
+func (s *Store) changeEntry(ctx context.Context, scope device.IDScope, kind enroll.Kind, key device.RegistrationID, decide func(*enroll.Entry) (*enroll.Entry, error), unshared bool) error {
 	return s.write(ctx, func(t *tx) error {
 		old, err := one(t.conn, s.codec.Enrollment, selectEntry, string(scope), string(kind), string(key))
 		if err != nil {
@@ -63,7 +73,7 @@ func (s *Store) ChangeEntry(ctx context.Context, scope device.IDScope, kind enro
 			}
 		}
 		forget(old)
-		hadList := record.HasList(old) // decide may change what it is given
+		hadList, hadKeys := record.HasList(old), s.codec.KeysInUse(old) // decide may change what it is given
 		next, err := decide(old)
 		switch {
 		case err != nil:
@@ -74,10 +84,20 @@ func (s *Store) ChangeEntry(ctx context.Context, scope device.IDScope, kind enro
 			if err := t.exec(deleteEntry, string(scope), string(kind), string(key)); err != nil {
 				return err
 			}
+			if err := t.forgetKeys(scope, key, hadKeys); err != nil {
+				return err
+			}
 			return t.changeList(scope, key, record.ListChangeOf(hadList, nil))
 		}
 		if err := record.KeepsEnrollment(scope, kind, key, next); err != nil {
 			return err
+		}
+		keys := s.codec.KeysInUse(next)
+		added := record.KeysWithout(keys, hadKeys)
+		if unshared {
+			if err := t.unshared(scope, key, added); err != nil {
+				return err
+			}
 		}
 		forget(next)
 		values, err := s.codec.EnrollmentValues(next)
@@ -89,6 +109,12 @@ func (s *Store) ChangeEntry(ctx context.Context, scope device.IDScope, kind enro
 			return record.NoScope().WithCause(err)
 		}
 		if err != nil {
+			return err
+		}
+		if err := t.forgetKeys(scope, key, record.KeysWithout(hadKeys, keys)); err != nil {
+			return err
+		}
+		if err := t.rememberKeys(scope, string(key), added); err != nil {
 			return err
 		}
 		return t.changeList(scope, key, record.ListChangeOf(hadList, next))

@@ -186,6 +186,16 @@ func (s *Snapshot) Linked(scope device.IDScope) ([]provision.LinkedHub, error) {
 	return all(s.conn, record.SealedLinkedHub, query, string(scope))
 }
 
+// ListSharedKeys is Store.ListSharedKeys. An older schema knows of none.
+func (s *Snapshot) ListSharedKeys(scope device.IDScope, limit int) ([][]string, error) {
+	if s.schema < 4 {
+		return nil, nil
+	}
+	var sharers record.Sharers
+	err := s.conn.each(sharers.Read, selectAllSharers, string(scope))
+	return sharers.Groups(limit), err
+}
+
 // HasScope reports whether there is such a tenant.
 func (s *Snapshot) HasScope(scope device.IDScope) (bool, error) {
 	n, err := s.conn.number("SELECT count(*) FROM scope WHERE id = ?", string(scope))

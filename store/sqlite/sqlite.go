@@ -78,23 +78,27 @@ type groupKey struct {
 
 // Open opens the database file at path, which only this process's user may
 // use, or creates it there in an existing directory. Symmetric keys in it are
-// sealed by sealer, which must be the same one as before. One process at a
+// sealed under key, which must be the same one as before. One process at a
 // time can have it open.
-func Open(ctx context.Context, path string, sealer hsm.Sealer) (*Store, error) {
-	s, err := open(ctx, path, sealer)
+func Open(ctx context.Context, path string, key hsm.ServerKey) (*Store, error) {
+	s, err := open(ctx, path, key)
 	if err != nil {
 		return nil, fmt.Errorf("opening the database %s: %w", path, err)
 	}
 	return s, nil
 }
 
-func open(ctx context.Context, path string, sealer hsm.Sealer) (_ *Store, err error) {
+func open(ctx context.Context, path string, key hsm.ServerKey) (_ *Store, err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
+	codec, err := record.NewCodec(key)
+	if err != nil {
+		return nil, err
+	}
 	s := &Store{
-		codec:   record.Codec{Sealer: sealer},
+		codec:   codec,
 		queue:   make(chan *write, maxQueue),
 		written: make(chan struct{}),
 		readers: make(chan *conn, max(4, runtime.GOMAXPROCS(0))),
@@ -159,6 +163,9 @@ func (s *Store) openWriter(ctx context.Context, path string) (err error) {
 	}
 	if err := s.checkSealer(); err != nil {
 		return err
+	}
+	if err := s.learnKeys(ctx); err != nil {
+		return fmt.Errorf("learning which enrollments share a key: %w", err)
 	}
 	newest, err := s.writer.number("SELECT max(sequence, (SELECT coalesce(max(sequence), 0) FROM message)) FROM message_trimmed")
 	if err != nil {

@@ -143,7 +143,7 @@ var registrationRules = []rule{
 		}
 		put := func(scope device.IDScope, key device.RegistrationID, p *provision.Pending) {
 			t.Helper()
-			noError(t, putRegistration(t.Context(), s, &provision.Registration{Scope: scope, Key: key, Pending: p}))
+			noError(t, putRegistration(t.Context(), s, &provision.Registration{Scope: scope, Key: key, Status: provision.Assigning, Pending: p}))
 		}
 		put(scopeA, "a", nil)
 		put(scopeA, "b", &provision.Pending{Due: epoch})
@@ -160,6 +160,6 @@ var registrationRules = []rule{
 		same(t, due(epoch.Add(1), 10), "[c e]")
 		page, err := s.DueRegistrations(t.Context(), epoch, 10)
 		noError(t, err)
-		same(t, page, []*provision.Registration{{Scope: scopeB, Key: "c", Pending: &provision.Pending{Due: epoch.Add(-1)}}})
+		same(t, page, []*provision.Registration{{Scope: scopeB, Key: "c", Status: provision.Assigning, Pending: &provision.Pending{Due: epoch.Add(-1)}}})
 	}},
 }

@@ -18,6 +18,7 @@ import (
 // A Store is everything a server keeps.
 type Store interface {
 	enroll.Store
+	ListSharedKeys(ctx context.Context, scope device.IDScope, limit int) ([][]string, error)
 	enroll.CACertificates
 	provision.EnrollmentReader
 	provision.Records
@@ -57,7 +58,7 @@ type rule struct {
 // again after it was closed.
 func Run(t *testing.T, create func(t *testing.T) (open func() Store)) {
 	var rules []rule
-	for _, more := range [][]rule{scopeRules, policyRules, enrollmentRules, certificateRules, trustRules, registrationRules, deviceRules, togetherRules, messageRules, storeRules} {
+	for _, more := range [][]rule{scopeRules, policyRules, enrollmentRules, sharedKeyRules, certificateRules, trustRules, registrationRules, deviceRules, togetherRules, messageRules, storeRules} {
 		rules = append(rules, more...)
 	}
 	for _, r := range rules {

@@ -12,7 +12,10 @@ import (
 )
 
 // A Codec turns records with symmetric keys in them into rows and back.
-type Codec struct{ Sealer hsm.Sealer }
+type Codec struct {
+	Sealer hsm.Sealer
+	digest func(device.IDScope, device.SymmetricKey) []byte // set by NewCodec
+}
 
 // EnrollmentColumns are in the order in which Enrollment and EnrollmentValues
 // go through them. The first three are the key.

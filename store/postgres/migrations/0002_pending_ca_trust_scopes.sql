@@ -55,13 +55,16 @@ CREATE TABLE trust_anchor (
 
 -- Which individual enrollments have a symmetric key, found by a digest of it that only the servers can make.
 CREATE TABLE symmetric_key_use (
-  scope  text COLLATE "C" NOT NULL REFERENCES scope (id),
+  scope  text COLLATE "C" NOT NULL,
   digest bytea NOT NULL,
   key    text COLLATE "C" NOT NULL, -- of the enrollment
   PRIMARY KEY (scope, digest, key)
 );
 
-CREATE INDEX symmetric_key_use_key ON symmetric_key_use (scope, key);
+-- One row, when the keys of all enrollments from before are in symmetric_key_use.
+CREATE TABLE symmetric_keys_known (
+  id integer PRIMARY KEY CHECK (id = 1)
+);
 
 -- The hubs of these servers, each of one scope, also while they are not linked.
 CREATE TABLE hub (

@@ -52,13 +52,16 @@ CREATE TABLE trust_anchor (
 
 -- Which individual enrollments have a symmetric key, found by a digest of it that only the server can make.
 CREATE TABLE symmetric_key_use (
-  scope  TEXT NOT NULL REFERENCES scope (id),
+  scope  TEXT NOT NULL,
   digest BLOB NOT NULL,
   key    TEXT NOT NULL, -- of the enrollment
   PRIMARY KEY (scope, digest, key)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX symmetric_key_use_key ON symmetric_key_use (scope, key);
+-- One row, when the keys of all enrollments from before are in symmetric_key_use.
+CREATE TABLE symmetric_keys_known (
+  id INTEGER PRIMARY KEY CHECK (id = 1)
+) STRICT;
 
 -- The hubs of these servers, each of one scope, also while they are not linked.
 CREATE TABLE hub (
