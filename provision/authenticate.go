@@ -179,11 +179,10 @@ func (r *Registrar) verifyTPM(c claimant, a *admission, held []tpmKeys) (attest.
 		if a.tpm == nil {
 			a.tpm, a.held = &keys, k
 		}
-		nonces, err := r.nonceKeys(c, keys)
-		if err != nil {
+		var err error
+		if v, err = r.verifyToken(c, keys); err != nil {
 			return v, err
 		}
-		v = tpmid.VerifyToken(nonces, c.Credential.Token, c.claim(), r.Now())
 		v.Findings = append(verdict.Findings, v.Findings...)
 		if v.Accepted() {
 			a.tpm, a.held = &keys, k
@@ -193,32 +192,44 @@ func (r *Registrar) verifyTPM(c claimant, a *admission, held []tpmKeys) (attest.
 	return v, nil
 }
 
-// nonceKeys derives the keys of the challenges that are still good. They are
-// derived, not kept: the first call of a stranger writes nothing, and any
-// server with the same key can judge the second.
-func (r *Registrar) nonceKeys(c claimant, keys tpmid.Keys) ([]device.SymmetricKey, error) {
+// verifyToken holds the token against the challenges that are still good. A call
+// without one, such as every device's first, has no key derived.
+func (r *Registrar) verifyToken(c claimant, keys tpmid.Keys) (attest.Verdict, error) {
 	var nonces []device.SymmetricKey
-	for _, window := range tpmid.Windows(r.Now(), r.ChallengeWindow) {
-		b, err := r.Secrets.Derive(tpmid.NonceInfo(c.scope.ID, c.key, keys, window), 32)
-		if err != nil {
-			return nil, fmt.Errorf("deriving a nonce key: %w", err)
+	if c.Credential.Token != nil {
+		for _, window := range tpmid.Windows(r.Now(), r.ChallengeWindow) {
+			nonce, err := r.nonceKey(c, keys, window)
+			if err != nil {
+				return attest.Verdict{}, err
+			}
+			nonces = append(nonces, nonce)
 		}
-		nonce, err := device.NewSymmetricKey(b)
-		if err != nil {
-			return nil, fmt.Errorf("deriving a nonce key: %w", err)
-		}
-		nonces = append(nonces, nonce)
 	}
-	return nonces, nil
+	return tpmid.VerifyToken(nonces, c.Credential.Token, c.claim(), r.Now()), nil
+}
+
+// nonceKey derives the key of a challenge. It is derived, not kept: the first
+// call of a stranger writes nothing, and any server with the same key can judge
+// the second.
+func (r *Registrar) nonceKey(c claimant, keys tpmid.Keys, window int64) (device.SymmetricKey, error) {
+	b, err := r.Secrets.Derive(tpmid.NonceInfo(c.scope.ID, c.key, keys, window), 32)
+	if err != nil {
+		return device.SymmetricKey{}, fmt.Errorf("deriving a nonce key: %w", err)
+	}
+	nonce, err := device.NewSymmetricKey(b)
+	if err != nil {
+		return device.SymmetricKey{}, fmt.Errorf("deriving a nonce key: %w", err)
+	}
+	return nonce, nil
 }
 
 // challenge seals the current nonce key to the device's TPM.
 func (r *Registrar) challenge(c claimant, a *admission) (*Challenge, error) {
-	nonces, err := r.nonceKeys(c, *a.tpm)
+	nonce, err := r.nonceKey(c, *a.tpm, tpmid.Windows(r.Now(), r.ChallengeWindow)[0])
 	if err != nil {
 		return nil, err
 	}
-	blob, err := tpm.Activation(r.Random, a.tpm.EndorsementKey, a.tpm.StorageRootKey, nonces[0].Bytes(), sealedText(string(c.scope.ID)+"/registrations/"+string(c.key)))
+	blob, err := tpm.Activation(r.Random, a.tpm.EndorsementKey, a.tpm.StorageRootKey, nonce.Bytes(), sealedText(string(c.scope.ID)+"/registrations/"+string(c.key)))
 	if err != nil {
 		return nil, fmt.Errorf("sealing a challenge: %w", err)
 	}

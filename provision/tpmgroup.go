@@ -85,12 +85,11 @@ func (r *Registrar) challengeOf(c claimant, g *enroll.Entry, k tpmKeys, findings
 	keys, v := tpmid.VerifyTemplates(attest.TPM{EndorsementKey: k.ek, StorageRootKey: k.srk})
 	var a *admission
 	if v.Accepted() {
-		nonces, err := r.nonceKeys(c, keys)
+		token, err := r.verifyToken(c, keys)
 		if err != nil {
 			return nil, err
 		}
 		a = &admission{entry: g, tpm: &keys, held: k}
-		token := tpmid.VerifyToken(nonces, c.Credential.Token, c.claim(), r.Now())
 		v.Findings, v.Refusal = append(v.Findings, token.Findings...), token.Refusal
 	}
 	v.Findings = append(findings, v.Findings...)
