@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-iot/berth/attest/x509id"
 	"github.com/berth-iot/berth/pki"
 )
 
@@ -115,15 +116,40 @@ func TestManyConnectionsCostBoundedMemory(t *testing.T) {
 	}
 }
 
-// A chain of many certificates is refused before it is walked.
+// A chain of more certificates than are looked at is refused before it is
+// walked, with a reason that the operator can read, and one that nobody could
+// mean before the handshake is over.
 func TestLongChainsAreRefused(t *testing.T) {
 	config, s, client := start(t)
+	for length, want := range map[int]int{x509id.MaxChain + 1: http.StatusUnauthorized, maxPresented: http.StatusUnauthorized, maxPresented + 1: 0} {
+		transport := client.Transport.(*http.Transport).Clone()
+		transport.TLSClientConfig.Certificates = []tls.Certificate{chainOf(t, length)}
+		defer transport.CloseIdleConnections()
+		r, err := http.NewRequest("PUT", "https://"+s.Address().String()+"/"+config.IDScope+"/registrations/dev-1/register?api-version=2021-06-01", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := 0
+		if resp, err := transport.RoundTrip(r); err == nil {
+			resp.Body.Close()
+			got = resp.StatusCode
+		}
+		if got != want {
+			t.Errorf("%d certificates: status %d, want %d (0: no handshake)", length, got, want)
+		}
+	}
+	served(t, s, client)
+}
+
+// chainOf is a device's certificate and those above it.
+func chainOf(t *testing.T, length int) tls.Certificate {
+	t.Helper()
 	ca, err := pki.NewRoot("Chain 0", time.Now(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	above := [][]byte{ca.Certificate.Raw}
-	for i := range 40 {
+	for i := range length - 2 {
 		if ca, err = ca.NewIntermediate(fmt.Sprint("Chain ", i+1), time.Now(), rand.Reader); err != nil {
 			t.Fatal(err)
 		}
@@ -133,24 +159,7 @@ func TestLongChainsAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := client.Transport.(*http.Transport).Clone()
-	transport.TLSClientConfig.Certificates = []tls.Certificate{{
-		Certificate: append([][]byte{leaf.Certificate.Raw}, above...), PrivateKey: leaf.Key,
-	}}
-	defer transport.CloseIdleConnections()
-	r, err := http.NewRequest("PUT", "https://"+s.Address().String()+"/"+config.IDScope+"/registrations/dev-1/register?api-version=2021-06-01", strings.NewReader("{}"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := transport.RoundTrip(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusUnauthorized {
-		t.Errorf("answered %d", resp.StatusCode)
-	}
-	served(t, s, client)
+	return tls.Certificate{Certificate: append([][]byte{leaf.Certificate.Raw}, above...), PrivateKey: leaf.Key}
 }
 
 func trusting(client *http.Client) *tls.Config {

@@ -10,16 +10,22 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/berth-iot/berth/attest/x509id"
 )
 
 // reloadInterval is how often the certificate files are looked at. A new one is
 // in use after that at the latest.
 const reloadInterval = 10 * time.Second
 
-// maxPresented bounds the certificates that a client may present, in bytes of
-// DER: they are kept with the connection for as long as it is open. A chain of
-// four with RSA keys of 4096 bits has 8 KiB.
-const maxPresented = 32 << 10
+// What a client may present: its certificates are kept, and take several times
+// their size, for as long as the connection is open. A chain of four with RSA
+// keys of 4096 bits has 8 KiB. Longer ones than those that are looked at are let
+// through, so that the operator is told why they are refused.
+const (
+	maxPresented      = 2 * x509id.MaxChain // certificates
+	maxPresentedBytes = 16 << 10            // of DER
+)
 
 // certificates are the server's own, read again when their files change.
 type certificates struct {
@@ -75,14 +81,15 @@ func (s *certificates) load() error {
 	return nil
 }
 
-// boundPresented refuses a handshake with too many bytes of certificates.
+// boundPresented refuses a handshake with too many certificates, or too long
+// ones.
 func boundPresented(presented [][]byte, _ [][]*x509.Certificate) error {
 	size := 0
 	for _, c := range presented {
 		size += len(c)
 	}
-	if size > maxPresented {
-		return fmt.Errorf("%d bytes of certificates were presented; %d are allowed", size, maxPresented)
+	if len(presented) > maxPresented || size > maxPresentedBytes {
+		return fmt.Errorf("%d certificates of %d bytes were presented; %d of %d are allowed", len(presented), size, maxPresented, maxPresentedBytes)
 	}
 	return nil
 }
