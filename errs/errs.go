@@ -4,6 +4,7 @@
 package errs
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -127,5 +128,12 @@ func NewUUID(random io.Reader) (string, error) {
 	}
 	b[6] = b[6]&0x0f | 0x40
 	b[8] = b[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16]), nil
+	text := make([]byte, 0, 36)
+	for i, part := range [][]byte{b[0:4], b[4:6], b[6:8], b[8:10], b[10:16]} {
+		if i > 0 {
+			text = append(text, '-')
+		}
+		text = hex.AppendEncode(text, part)
+	}
+	return string(text), nil
 }

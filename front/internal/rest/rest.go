@@ -129,7 +129,8 @@ func tooLarge(w http.ResponseWriter, limit int64) error {
 // declared to be JSON in UTF-8, or not declared at all.
 func RequireJSON(r *http.Request) error {
 	declared := r.Header.Get("Content-Type")
-	if declared == "" {
+	switch declared {
+	case "", "application/json", "application/json; charset=utf-8": // what nearly everybody sends
 		return nil
 	}
 	media, params, err := mime.ParseMediaType(declared)
