@@ -93,7 +93,7 @@ func (s *Store) changeEntry(ctx context.Context, scope device.IDScope, kind enro
 			keys := s.codec.KeysInUse(next)
 			added := record.KeysWithout(keys, hadKeys)
 			if unshared {
-				if err := t.unshared(ctx, scope, key, added); err != nil {
+				if err := s.unshared(ctx, t, scope, key, added); err != nil {
 					return err
 				}
 			}

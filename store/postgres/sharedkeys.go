@@ -18,7 +18,7 @@ const (
 	deleteKeyUse     = "DELETE FROM symmetric_key_use WHERE scope = $1 AND key = $2 AND digest = ANY($3::bytea[])"
 	learnKeyUse      = "INSERT INTO symmetric_key_use (scope, digest, key) SELECT $1, d, k FROM unnest($2::bytea[], $3::text[]) AS u (d, k) ON CONFLICT DO NOTHING"
 	selectSharers    = "SELECT DISTINCT key FROM symmetric_key_use WHERE scope = $1 AND digest = ANY($2::bytea[]) AND key <> $3 ORDER BY key LIMIT $4"
-	selectIDs        = "SELECT id FROM enrollment WHERE scope = $1 AND kind = 'individual' AND key = ANY($2::text[]) ORDER BY key"
+	selectKeysOf     = "SELECT id, key, keys FROM enrollment WHERE scope = $1 AND kind = 'individual' AND key = ANY($2::text[]) ORDER BY key"
 	selectAllSharers = record.SelectSharers + "$1" + record.SharersOrder
 	selectKeys       = `SELECT key, keys FROM enrollment
 		WHERE scope = $1 AND kind = 'individual' AND key > $2 AND keys IS NOT NULL ORDER BY key LIMIT $3 FOR SHARE`
@@ -30,7 +30,7 @@ func (s *Store) SharedKeys(ctx context.Context, scope device.IDScope, keys attes
 	if len(digests) == 0 {
 		return nil, nil
 	}
-	return sharers(scope, digests, except, func(q query) error { return s.query(ctx, q.use, q.sql, q.args...) })
+	return s.sharers(scope, digests, except, func(q query) error { return s.query(ctx, q.use, q.sql, q.args...) })
 }
 
 // ListSharedKeys returns up to limit groups of enrollment IDs that have a
@@ -44,22 +44,31 @@ func (s *Store) ListSharedKeys(ctx context.Context, scope device.IDScope, limit 
 // sharers returns the IDs of the enrollments other than except that have a key
 // with one of the digests. It asks for their keys first, and mostly there are
 // none: of a join the server might make something slow while the tables grow.
-func sharers(scope device.IDScope, digests [][]byte, except device.RegistrationID, ask func(query) error) (ids []string, err error) {
+// Whom a server of schema 1 gave another key meanwhile is not meant any more.
+func (s *Store) sharers(scope device.IDScope, digests [][]byte, except device.RegistrationID, ask func(query) error) (ids []string, err error) {
 	var keys []string
-	gather := func(texts *[]string) func(*record.Row) error {
-		return func(r *record.Row) error { *texts = append(*texts, r.Text()); return nil }
-	}
-	err = ask(query{gather(&keys), selectSharers, []any{string(scope), digests, string(except), int64(record.MaxSharers)}})
+	err = ask(query{
+		func(r *record.Row) error { keys = append(keys, r.Text()); return nil },
+		selectSharers, []any{string(scope), digests, string(except), int64(record.MaxSharers)},
+	})
 	if err != nil || len(keys) == 0 {
 		return nil, err
 	}
-	err = ask(query{gather(&ids), selectIDs, []any{string(scope), keys}})
+	read := s.codec.KeyUse(scope)
+	err = ask(query{func(r *record.Row) error {
+		id := r.Text()
+		use, err := read(r)
+		if len(record.KeysWithout(digests, use.Digests)) < len(digests) {
+			ids = append(ids, id)
+		}
+		return err
+	}, selectKeysOf, []any{string(scope), keys}})
 	return ids, err
 }
 
 // unshared returns an error when another enrollment has a key with one of the
 // digests, and keeps others from getting one until the transaction ends.
-func (t *tx) unshared(ctx context.Context, scope device.IDScope, key device.RegistrationID, digests [][]byte) error {
+func (s *Store) unshared(ctx context.Context, t *tx, scope device.IDScope, key device.RegistrationID, digests [][]byte) error {
 	if len(digests) == 0 {
 		return nil
 	}
@@ -68,7 +77,7 @@ func (t *tx) unshared(ctx context.Context, scope device.IDScope, key device.Regi
 		lock := int64(binary.BigEndian.Uint64(d))
 		reads = append(reads, query{func(*record.Row) error { return nil }, "SELECT pg_advisory_xact_lock($1)", []any{lock}})
 	}
-	ids, err := sharers(scope, digests, key, func(q query) error {
+	ids, err := s.sharers(scope, digests, key, func(q query) error {
 		err := t.read(ctx, append(reads, q)...)
 		reads = nil
 		return err
