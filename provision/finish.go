@@ -52,8 +52,8 @@ func (r *Registrar) finish(ctx context.Context, found *Registration) error {
 	}
 	d.Time = r.Now()
 	r.Journal.put(d)
-	if r.Observe != nil && d.Result != ResultAssigning {
-		r.Observe(d.Result)
+	if r.Finished != nil && err == nil && d.Result != ResultAssigning {
+		r.Finished(d.Result, d.Time.Sub(held.Updated))
 	}
 	return err
 }

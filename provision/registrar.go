@@ -20,8 +20,8 @@ const pollAfter = 3 * time.Second
 // of other sizes would be new to clients.
 const hubKeySize = 32
 
-// A Config is what a Registrar works with. All members but Observe are needed, and
-// Chooser only where enrollments have allocation policy custom.
+// A Config is what a Registrar works with. All members but Observe and Finished are
+// needed, and Chooser only where enrollments have allocation policy custom.
 type Config struct {
 	Enrollments EnrollmentReader
 	Trust       TrustReader
@@ -44,9 +44,11 @@ type Config struct {
 	GiveUpAfter time.Duration
 	// Workers is how many registrations Run works on at a time.
 	Workers int
-	// Observe is told what every register call came to, and in the end again where
-	// that was assigning.
+	// Observe is told what every register call came to.
 	Observe func(Result)
+	// Finished is told what a registration came to for which that was assigning, and
+	// how long it was under way.
+	Finished func(result Result, took time.Duration)
 	// Fault is told what keeps Run from its work.
 	Fault func(error)
 }

@@ -54,7 +54,9 @@ type Front interface {
 type Server struct {
 	// Fronts are asked in order.
 	Fronts []Front
-	Logger *slog.Logger
+	// Observe is told how every CONNECT was answered; nil for nobody.
+	Observe func(mqtt.ReturnCode)
+	Logger  *slog.Logger
 
 	open    atomic.Int64
 	running sync.WaitGroup
@@ -145,10 +147,23 @@ func (s *Server) converse(ctx context.Context, c net.Conn, chain []*x509.Certifi
 		}
 		for _, f := range s.Fronts {
 			if f.Serves(username) {
-				return f.Greet(ctx, conn, peer, connect)
+				session, code, err := f.Greet(ctx, conn, peer, connect)
+				if err == nil {
+					s.answered(mqtt.Accepted)
+				}
+				return session, code, err
 			}
 		}
 		return nil, mqtt.NotAuthorized, errors.New("the user name is for nobody here")
 	})
+	if refusal := (*machine.Refusal)(nil); errors.As(err, &refusal) {
+		s.answered(refusal.Code)
+	}
 	s.Logger.Debug("mqtt connection ended", "remote", peer.Address, "reason", err)
+}
+
+func (s *Server) answered(code mqtt.ReturnCode) {
+	if s.Observe != nil {
+		s.Observe(code)
+	}
 }

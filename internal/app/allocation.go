@@ -31,6 +31,16 @@ func newChooser(c Config, m *metrics) (*chooser, error) {
 	return &chooser{webhooks, expression.New(), m.allocated}, nil
 }
 
+// Who decides in a custom allocation, and what came of it.
+const (
+	byExpression = "expression"
+	byWebhook    = "webhook"
+
+	allocationChosen      = "chosen"
+	allocationFailed      = "failed"      // the device is told so
+	allocationUnavailable = "unavailable" // and is asked for again
+)
+
 // Choose implements provision.Chooser.
 func (c *chooser) Choose(ctx context.Context, q provision.Question) (*provision.Choice, error) {
 	var by string
@@ -39,9 +49,9 @@ func (c *chooser) Choose(ctx context.Context, q provision.Question) (*provision.
 	case definition == nil:
 		return nil, custom.Failed(errors.New("the enrollment says neither by what webhook nor by what expression"))
 	case definition.Expression != "":
-		by, ask = "expression", c.expressions.Choose
+		by, ask = byExpression, c.expressions.Choose
 	default:
-		by, ask = "webhook", c.webhooks.Choose
+		by, ask = byWebhook, c.webhooks.Choose
 	}
 	begin := time.Now()
 	choice, err := ask(ctx, q)
@@ -52,11 +62,11 @@ func (c *chooser) Choose(ctx context.Context, q provision.Question) (*provision.
 func allocationResult(err error) string {
 	switch {
 	case err == nil:
-		return "chosen"
+		return allocationChosen
 	case errs.KindOf(err) == errs.Invalid:
-		return "failed"
+		return allocationFailed
 	}
-	return "unavailable"
+	return allocationUnavailable
 }
 
 // check reports why a definition could not be worked with, beginning with its

@@ -155,7 +155,7 @@ func TestWebhookAllocates(t *testing.T) {
 		io.WriteString(w, `{"iotHubHostName":"HUB-2.example","initialTwin":{"tags":{"from":"webhook"}},"payload":{"current":"`+d.CurrentIoTHubHostName+`"}}`)
 	}))
 	t.Cleanup(webhook.Close)
-	n := newTenant(t)
+	n := newTenant(t, func(c *Config) { c.Metrics.Listen = "127.0.0.1:0" })
 	if err := n.enroll("pump-7", dpsjson.CustomAllocationDefinition{WebhookURL: webhook.URL + "/api?code=c2VjcmV0", APIVersion: "2021-10-01"}); err != nil {
 		t.Fatal(err)
 	}
@@ -173,4 +173,11 @@ func TestWebhookAllocates(t *testing.T) {
 	if len(found) != 1 || found[0].ID != "pump-7" || found[0].Failures != 1 || strings.Contains(found[0].LastError, "c2VjcmV0") {
 		t.Errorf("%+v", found)
 	}
+	counts(t, n.server,
+		`berth_registrations_total{result="assigning"} 3`,
+		`berth_background_registration_duration_seconds_count{result="assigned"} 2`,
+		`berth_background_registration_duration_seconds_count{result="failed"} 1`,
+		`berth_custom_allocation_duration_seconds_count{by="webhook",result="failed"} 1`,
+		`berth_webhooks_failing 1`,
+	)
 }

@@ -19,8 +19,9 @@ type fairListener struct {
 	now     func() time.Time
 	refused func(reason string)
 
-	mu   sync.Mutex // guards open
-	open map[string]int
+	mu    sync.Mutex // guards the rest
+	open  map[string]int
+	total int // of open
 }
 
 // Why a connection is refused.
@@ -71,15 +72,24 @@ func (l *fairListener) enter(address string) (refusal string) {
 		return refusedRate
 	}
 	l.open[address]++
+	l.total++
 	return ""
 }
 
 func (l *fairListener) leave(address string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.total--
 	if l.open[address]--; l.open[address] == 0 {
 		delete(l.open, address)
 	}
+}
+
+// connections returns how many are open.
+func (l *fairListener) connections() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.total
 }
 
 // A countedConn is one that counts until it is closed.

@@ -150,36 +150,42 @@ func (h *hubs) HubHealth(ctx context.Context, scope device.IDScope) ([]provision
 	if err != nil {
 		return nil, err
 	}
-	waiting, err := h.waiting(ctx, scope)
+	underWay, err := h.store.DueRegistrations(ctx, farFuture, maxWaiting)
 	if err != nil {
 		return nil, err
 	}
+	waiting := countWaiting(underWay)
 	var all []provision.HubHealth
 	for _, l := range linked {
 		if l.Connection == nil {
 			continue
 		}
 		health := h.links.health(l)
-		health.Waiting = waiting[strings.ToLower(l.Host)]
+		health.Waiting = waiting[destinationOf(scope, l.Host)]
 		all = append(all, health)
 	}
 	return all, nil
 }
 
-// waiting counts the registrations under way of a scope by the hub that they are
-// to go to.
-func (h *hubs) waiting(ctx context.Context, scope device.IDScope) (map[string]int, error) {
-	underWay, err := h.store.DueRegistrations(ctx, farFuture, maxWaiting)
-	if err != nil {
-		return nil, err
-	}
-	n := map[string]int{}
+// A destination is a hub of a scope, in lower case.
+type destination struct {
+	scope device.IDScope
+	host  string
+}
+
+func destinationOf(scope device.IDScope, host string) destination {
+	return destination{scope, strings.ToLower(host)}
+}
+
+// countWaiting counts registrations under way by the hub that they are to go to.
+func countWaiting(underWay []*provision.Registration) map[destination]int {
+	n := map[destination]int{}
 	for _, r := range underWay {
-		if tried := r.Pending.Tried; r.Scope == scope && len(tried) > 0 {
-			n[strings.ToLower(tried[len(tried)-1].Hub)]++
+		if tried := r.Pending.Tried; len(tried) > 0 {
+			n[destinationOf(r.Scope, tried[len(tried)-1].Hub)]++
 		}
 	}
-	return n, nil
+	return n
 }
 
 // farFuture is when everything is due.

@@ -105,6 +105,7 @@ func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_
 		return nil, err
 	}
 	s.handler = s.assemble(scope, key, version)
+	s.metrics.registry.MustRegister(gauges{s})
 	if s.listener, err = net.Listen("tcp", c.Listen); err != nil {
 		return nil, listenError(c.Listen, err)
 	}
@@ -140,6 +141,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 		GiveUpAfter:     time.Duration(s.config.Provisioning.GiveUpAfter),
 		Workers:         s.config.Provisioning.Workers,
 		Observe:         s.metrics.registered,
+		Finished:        s.metrics.finishedLater,
 		Fault:           func(err error) { s.logger.Error("finishing registrations", "error", err) },
 	})
 	enroller := provision.NewEnroller(provision.EnrollerConfig{
@@ -148,6 +150,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 	})
 	scopes := tenants{s.store, scope, s.config.Hosts}
 	devices := limit.New(perDevice)
+	s.mqtt.Observe = s.metrics.connected
 	s.mqtt.Fronts = []mqttserver.Front{
 		dpsmqtt.New(dpsmqtt.Config{
 			Registrar: s.registrar, Addresses: addresses, Devices: devices, Observe: s.metrics.of("dps"),
@@ -218,10 +221,10 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	server.Handler = s.upgrading(ctx)
 	if s.mqtts != nil {
-		g.Go(func() error { return s.mqtt.Serve(ctx, s.bounded(s.mqtts), s.tls.config()) })
+		g.Go(func() error { return s.mqtt.Serve(ctx, s.bounded("mqtts", s.mqtts), s.tls.config()) })
 	}
 	g.Go(func() error {
-		err := server.ServeTLS(s.bounded(s.listener), "", "")
+		err := server.ServeTLS(s.bounded("https", s.listener), "", "")
 		if errors.Is(err, http.ErrServerClosed) {
 			return nil
 		}
@@ -257,10 +260,12 @@ func (s *Server) upgrading(ctx context.Context) http.Handler {
 	})
 }
 
-// bounded is the listener with the bounds of the configuration.
-func (s *Server) bounded(l net.Listener) net.Listener {
+// bounded is the listener with the bounds of the configuration. Metrics have it
+// under name.
+func (s *Server) bounded(name string, l net.Listener) net.Listener {
 	calls, _ := limit.ParseRate(s.config.Limits.PerAddress) // Validate read it
 	fair := newFairListener(l, s.config.Limits.ConnectionsPerAddress, calls, s.config.clock(), s.metrics.refusedConnection)
+	s.metrics.watchListener(name, fair, s.config.MaxConnections)
 	return netutil.LimitListener(fair, s.config.MaxConnections)
 }
 

@@ -91,8 +91,21 @@ type Conn struct {
 	done    chan struct{}
 }
 
+// A Refusal is why a connection is over whose CONNECT was not granted.
+type Refusal struct {
+	Code mqtt.ReturnCode
+	Err  error
+}
+
+// Error is that of Err.
+func (r *Refusal) Error() string { return r.Err.Error() }
+
+// Unwrap returns Err.
+func (r *Refusal) Unwrap() error { return r.Err }
+
 // Serve speaks with a client until the connection is over, and closes it. It
-// returns why it is. When ctx ends, the connection does.
+// returns why it is, a *Refusal where that is so. When ctx ends, the connection
+// does.
 func Serve(ctx context.Context, raw net.Conn, limits Limits, greet Greeter) error {
 	c := &Conn{limits: limits, raw: raw, done: make(chan struct{})}
 	stop := context.AfterFunc(ctx, func() { c.Close(context.Cause(ctx)) })
@@ -120,7 +133,7 @@ func (c *Conn) serve(ctx context.Context, greet Greeter) error {
 	session, code, err := c.greet(ctx, greet, connect)
 	if err != nil {
 		c.refuse(code)
-		return err
+		return &Refusal{code, err}
 	}
 	will := connect.Will
 	defer func() { session.Ended(will, c.reason()) }()
