@@ -35,6 +35,9 @@ func (s *Service) DeviceTwin(ctx context.Context, from Sender) (*Twin, error) {
 // the device means to change; with another one the error is of kind
 // errs.Precondition. Limits are those of package twin.
 func (s *Service) PatchReported(ctx context.Context, from Sender, patch json.RawMessage, version *int64) (int64, error) {
+	if !bytes.HasPrefix(bytes.TrimLeft(patch, " \t\r\n"), []byte("{")) {
+		return 0, invalid("properties.reported is not a JSON object")
+	}
 	var now int64
 	err := s.registry.Change(ctx, from.Hub, from.ID, func(d *Device, t *Twin) (*Device, *Twin, error) {
 		switch {
