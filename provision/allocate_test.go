@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -276,5 +277,49 @@ func TestShare(t *testing.T) {
 	}
 	if got := Share(5, nil); got != 1 {
 		t.Errorf("alone: %v", got)
+	}
+}
+
+// TestMovement adds a hub to 1, 2, … 10 and counts who moves. The table that it
+// makes is the one in docs/operate.md.
+func TestMovement(t *testing.T) {
+	page, err := os.ReadFile("../docs/operate.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hub := func(n int) LinkedHub {
+		return LinkedHub{Host: fmt.Sprintf("hub-%d.example", n), Weight: 1, Allocation: true}
+	}
+	hubs := []LinkedHub{hub(1)}
+	at := spread(hubs)
+	var table strings.Builder
+	for n := 1; n <= 10; n++ {
+		more := append(slices.Clone(hubs), hub(n+1))
+		anew, moved, elsewhere, sticky := spread(more), 0, 0, 0
+		for i := range anew {
+			if anew[i] != at[i] {
+				moved++
+				if anew[i] != more[n].Host {
+					elsewhere++
+				}
+			}
+			stays := allocate(enroll.Hashed, more, device.RegistrationID(fmt.Sprintf("pump-%d", i)), at[i], "").Hub
+			if stays != at[i] {
+				sticky++
+			}
+		}
+		ideal := 1 / float64(n+1)
+		if share, deviation := float64(moved)/fleet, math.Sqrt(ideal*(1-ideal)/fleet); math.Abs(share-ideal) > 5*deviation {
+			t.Errorf("%d to %d hubs: %.4f of the devices move, %.4f ± %.4f were meant", n, n+1, share, ideal, deviation)
+		}
+		if elsewhere+sticky > 0 {
+			t.Errorf("%d to %d hubs: %d move between hubs that were there, %d that are registered move", n, n+1, elsewhere, sticky)
+		}
+		fmt.Fprintf(&table, "| %d → %d | %.2f %% | %.2f %% | %d | %d |\n", n, n+1, 100*float64(moved)/fleet, 100*ideal, elsewhere, sticky)
+		hubs, at = more, anew
+	}
+	t.Logf("\n%s", table.String())
+	if !strings.Contains(string(page), table.String()) {
+		t.Error("docs/operate.md has another table")
 	}
 }

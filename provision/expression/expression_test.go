@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -129,6 +130,27 @@ func TestCheck(t *testing.T) {
 			t.Errorf("%.60q: %v", c.source, err)
 		case c.want != "" && (err == nil || !strings.HasPrefix(err.Error(), c.want) || strings.Contains(err.Error(), "\n")):
 			t.Errorf("%.60q: %v\nwant %s", c.source, err, c.want)
+		}
+	}
+}
+
+// What the manual shows can be used.
+func TestManual(t *testing.T) {
+	page, err := os.ReadFile("../../docs/operate.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := strings.Split(string(page), "```cel\n")[1:]
+	if len(examples) == 0 {
+		t.Fatal("there is no example")
+	}
+	e := New()
+	for _, rest := range examples {
+		source, _, _ := strings.Cut(rest, "```")
+		q := question(source, `{"region":"us","line":7}`)
+		q.Linked = []string{"eu.example.com", "us.example.com"}
+		if got, err := e.Choose(t.Context(), q); err != nil || got.Hub == "" {
+			t.Errorf("%s%+v, %v", source, got, err)
 		}
 	}
 }
