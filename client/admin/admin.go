@@ -85,49 +85,6 @@ func (c *Client) Decisions(ctx context.Context, id string) ([]provision.Decision
 	return found, nil
 }
 
-// Hubs returns the linked hubs, ordered by host.
-func (c *Client) Hubs(ctx context.Context) ([]provision.LinkedHub, error) {
-	var hubs []provision.LinkedHub
-	if err := c.call(ctx, http.MethodGet, "hubs", nil, &hubs); err != nil {
-		return nil, fmt.Errorf("listing the linked hubs: %w", err)
-	}
-	return hubs, nil
-}
-
-// LinkHub links a hub, or changes the weight, the allocation and the latency hints
-// of the link to it.
-func (c *Client) LinkHub(ctx context.Context, h provision.LinkedHub) error {
-	path, err := hubPath(h.Host)
-	if err != nil {
-		return err
-	}
-	body, err := json.Marshal(struct {
-		Weight     int                 `json:"weight"`
-		Allocation bool                `json:"allocation"`
-		Latency    []provision.Latency `json:"latency,omitempty"`
-	}{h.Weight, h.Allocation, h.Latency})
-	if err != nil {
-		return err
-	}
-	if err := c.call(ctx, http.MethodPut, path, body, nil); err != nil {
-		return fmt.Errorf("linking %s: %w", h.Host, err)
-	}
-	return nil
-}
-
-// UnlinkHub removes the link to a hub. Devices that are at home there stay. After
-// a lost answer the call is repeated and may then report 404.
-func (c *Client) UnlinkHub(ctx context.Context, host string) error {
-	path, err := hubPath(host)
-	if err != nil {
-		return err
-	}
-	if err := c.call(ctx, http.MethodDelete, path, nil, nil); err != nil {
-		return fmt.Errorf("unlinking %s: %w", host, err)
-	}
-	return nil
-}
-
 // A Message is one device-to-cloud message.
 type Message struct {
 	Sequence         uint64            `json:"sequence"` // its place in the stream
@@ -248,13 +205,6 @@ func wholeLines(data []byte, atEOF bool) (advance int, line []byte, err error) {
 		return len(data), nil, nil
 	}
 	return 0, nil, nil
-}
-
-func hubPath(host string) (string, error) {
-	if err := rest.CheckHost(host); err != nil {
-		return "", err
-	}
-	return "hubs/" + url.PathEscape(host), nil
 }
 
 // call makes a request, all of which can be repeated, and reads the answer into

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"reflect"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -41,7 +41,7 @@ func TestWhatIsAskedFor(t *testing.T) {
 		if err != nil || !strings.HasPrefix(r.Header.Get("Authorization"), "SharedAccessSignature sr="+memtls.Host) {
 			t.Errorf("%v, %q", err, r.Header.Get("Authorization"))
 		}
-		got = append(got, strings.TrimSpace(r.Method+" "+r.URL.EscapedPath()+" "+string(body)))
+		got = append(got, strings.Join(strings.Fields(r.Method+" "+r.URL.RequestURI()+" "+r.Header.Get("If-Match")+" "+string(body)), " "))
 		w.Header().Set("Content-Type", "application/json")
 		switch r.Method + " " + r.URL.Path {
 		case "GET /berth/v1/version":
@@ -49,7 +49,7 @@ func TestWhatIsAskedFor(t *testing.T) {
 		case "GET /berth/v1/decisions/pump/7":
 			json.NewEncoder(w).Encode([]provision.Decision{{RegistrationID: "pump/7", Outcome: "refused", ErrorCode: 401002, Time: time.Unix(0, 0).UTC()}})
 		case "GET /berth/v1/hubs":
-			io.WriteString(w, `[{"host":"h.example:8443","weight":3,"allocation":true}]`)
+			io.WriteString(w, `[{"host":"h.example:8443","weight":3,"allocation":true,"kind":"linked","policy":"service","health":{"host":"h.example:8443","failures":2,"waiting":1},"etag":"ab"}]`)
 		case "PUT /berth/v1/enrollmentGroups/reel/endorsementKeys":
 			if media := r.Header.Get("Content-Type"); media != "text/plain; charset=utf-8" {
 				t.Errorf("a list as %q", media)
@@ -69,11 +69,20 @@ func TestWhatIsAskedFor(t *testing.T) {
 		if d, err := c.Decisions(ctx, "pump/7"); err != nil || len(d) != 1 || d[0].ErrorCode != 401002 {
 			t.Errorf("%+v, %v", d, err)
 		}
-		link := provision.LinkedHub{Host: "h.example:8443", Weight: 3, Allocation: true}
-		if hubs, err := c.Hubs(ctx); err != nil || len(hubs) != 1 || !reflect.DeepEqual(hubs[0], link) {
+		link := admin.Link{Host: "h.example:8443", Weight: 3, Allocation: true}
+		if hubs, err := c.Hubs(ctx); err != nil || len(hubs) != 1 || hubs[0].Host != link.Host || hubs[0].Weight != 3 || hubs[0].Kind != "linked" || hubs[0].Health.Failures != 2 {
 			t.Errorf("%+v, %v", hubs, err)
 		}
-		if err := c.LinkHub(ctx, link); err != nil {
+		if _, err := c.LinkHub(ctx, link); err != nil {
+			t.Error(err)
+		}
+		link.Latency = []provision.Latency{{Network: netip.MustParsePrefix("192.0.2.0/24"), Milliseconds: 7}}
+		link.ConnectionString, link.Untested, link.IfMatch = "HostName=…", true, "ab"
+		if _, err := c.LinkHub(ctx, link); err != nil {
+			t.Error(err)
+		}
+		link.Latency, link.ConnectionString = []provision.Latency{}, ""
+		if _, err := c.LinkHub(ctx, link); err != nil {
 			t.Error(err)
 		}
 		if err := c.UnlinkHub(ctx, link.Host); err != nil {
@@ -86,7 +95,7 @@ func TestWhatIsAskedFor(t *testing.T) {
 			t.Error("no group passed")
 		}
 		for _, host := range []string{"", "a/b", "a?b", "u@a"} {
-			if c.LinkHub(ctx, provision.LinkedHub{Host: host}) == nil || c.UnlinkHub(ctx, host) == nil {
+			if _, err := c.LinkHub(ctx, admin.Link{Host: host}); err == nil || c.UnlinkHub(ctx, host) == nil {
 				t.Errorf("%q passed", host)
 			}
 		}
@@ -95,8 +104,11 @@ func TestWhatIsAskedFor(t *testing.T) {
 		}
 	})
 	want := []string{"GET /berth/v1/version", "GET /berth/v1/decisions/pump%2F7", "GET /berth/v1/hubs",
-		`PUT /berth/v1/hubs/h.example:8443 {"weight":3,"allocation":true}`, "DELETE /berth/v1/hubs/h.example:8443",
-		"PUT /berth/v1/enrollmentGroups/reel/endorsementKeys one\ntwo"}
+		`PUT /berth/v1/hubs/h.example:8443 {"weight":3,"allocation":true}`,
+		`PUT /berth/v1/hubs/h.example:8443?check=false ab {"weight":3,"allocation":true,"latency":[{"network":"192.0.2.0/24","milliseconds":7}],"connectionString":"HostName=…"}`,
+		`PUT /berth/v1/hubs/h.example:8443?check=false ab {"weight":3,"allocation":true,"latency":[]}`,
+		"DELETE /berth/v1/hubs/h.example:8443",
+		"PUT /berth/v1/enrollmentGroups/reel/endorsementKeys one two"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}

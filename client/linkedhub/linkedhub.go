@@ -75,6 +75,21 @@ type access struct {
 	probe *hubrest.Hub // the same, and gives up at once
 }
 
+// ParseConnectionString reads the connection string of a shared access policy, in
+// the form of Open, and returns the name by which devices reach the hub, with an
+// optional :port, and the policy. Errors do not repeat the string.
+func ParseConnectionString(s string) (host string, c provision.Connection, err error) {
+	parsed, err := rest.ParseConnectionString(s)
+	if err != nil {
+		return "", c, err
+	}
+	if parsed.Key().IsZero() {
+		return "", c, errors.New("connection string: has a token, which ends; it needs a SharedAccessKey")
+	}
+	host, _ = hostNames(parsed.Host)
+	return host, provision.Connection{Policy: parsed.KeyName, Key: parsed.Key()}, nil
+}
+
 // Open reads the connection string of a shared access policy with the rights
 // RegistryRead, RegistryWrite and ServiceConnect,
 //

@@ -396,3 +396,27 @@ func FuzzRepeats(f *testing.F) {
 		}
 	})
 }
+
+func TestParseConnectionString(t *testing.T) {
+	const key = "AAECAwQFBgcICQoLDA0ODw=="
+	for from, want := range map[string]string{
+		"hub.example:8443":                  "hub.example:8443",
+		"contoso.azure-devices.net":         "contoso.azure-devices.net",
+		"contoso.service.azure-devices.net": "contoso.azure-devices.net",
+	} {
+		host, c, err := ParseConnectionString("HostName=" + from + ";SharedAccessKeyName=service;SharedAccessKey=" + key + "\n")
+		if err != nil || host != want || c.Policy != "service" || c.Key.Base64() != key {
+			t.Errorf("%s: %q, %+v, %v", from, host, c, err)
+		}
+	}
+	for _, bad := range []string{
+		"", "HostName=hub.example;SharedAccessKeyName=service", "HostName=a/b;SharedAccessKeyName=service;SharedAccessKey=" + key,
+		"HostName=hub.example;SharedAccessKeyName=service;SharedAccessKey=c2VjcmV0",
+		"HostName=hub.example;DeviceId=d;SharedAccessKey=" + key,
+		"HostName=hub.example;SharedAccessSignature=SharedAccessSignature sr=hub.example&sig=c2VjcmV0&se=1&skn=service",
+	} {
+		if host, _, err := ParseConnectionString(bad); err == nil || strings.Contains(err.Error(), "c2VjcmV0") || strings.Contains(err.Error(), key) {
+			t.Errorf("%q: %q, %v", bad, host, err)
+		}
+	}
+}

@@ -44,11 +44,16 @@ type Explainer interface {
 type Links interface {
 	// Linked returns the hubs of scope, ordered by host.
 	Linked(ctx context.Context, scope device.IDScope) ([]provision.LinkedHub, error)
-	// PutLinkedHub links a hub, or replaces the link to it.
-	PutLinkedHub(ctx context.Context, scope device.IDScope, h provision.LinkedHub) error
-	// DeleteLinkedHub removes the link to a hub. If there is none the error is
-	// of kind errs.NotFound.
-	DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error
+	// ChangeLinkedHub reads the link to a host (nil when there is none), lets
+	// decide say what it becomes and writes that, with no other change to it in
+	// between. Returning nil removes it. An error from decide is returned as it
+	// is and nothing is written. decide may be called more than once.
+	ChangeLinkedHub(ctx context.Context, scope device.IDScope, host string, decide func(*provision.LinkedHub) (*provision.LinkedHub, error)) error
+	// HubHealth returns how the hubs elsewhere of a scope have answered.
+	HubHealth(ctx context.Context, scope device.IDScope) ([]provision.HubHealth, error)
+	// CheckLink asks a hub elsewhere whether its policy is good for a link. The
+	// error is of kind errs.Invalid and says what is wrong.
+	CheckLink(ctx context.Context, h provision.LinkedHub) error
 }
 
 // Scopes knows the provisioning scopes by their host names.
@@ -112,6 +117,7 @@ func (f front) routes() []rest.Route {
 		{Method: http.MethodGet, Pattern: "/berth/v1/version", Serve: f.operator(f.version)},
 		{Method: http.MethodGet, Pattern: "/berth/v1/decisions/{id}", Serve: f.operator(f.decisions)},
 		{Method: http.MethodGet, Pattern: "/berth/v1/hubs", Serve: f.operator(f.hubs)},
+		{Method: http.MethodGet, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.hub)},
 		{Method: http.MethodPut, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.link)},
 		{Method: http.MethodDelete, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.unlink)},
 		{Method: http.MethodPut, Pattern: "/berth/v1/enrollmentGroups/{id}/endorsementKeys", Serve: f.holder(access.EnrollmentWrite, f.putList)},

@@ -78,7 +78,7 @@ func start(t *testing.T) *server {
 	s.Server = httptest.NewServer(documented(t, New(Config{
 		Scopes: scopes{store}, Policies: store, Secrets: secrets,
 		Decisions: s.enroller,
-		Links:     store, Lists: s.enroller, Certificates: s.enroller, Trust: s.enroller, Messages: store, Version: "1.2.3",
+		Links:     links{store}, Lists: s.enroller, Certificates: s.enroller, Trust: s.enroller, Messages: store, Version: "1.2.3",
 		Ready:    func(context.Context) error { return s.ready },
 		Draining: draining,
 		Logger:   slog.New(slog.DiscardHandler), Random: rand.Reader, Now: time.Now,
@@ -101,6 +101,20 @@ func (s scopes) ScopeOf(ctx context.Context, host string) (*provision.Scope, err
 		}
 	}
 	return nil, errs.New(errs.NotFound, 0, "no scope is at %s", host)
+}
+
+// links are those of the store. No hub elsewhere is asked anything.
+type links struct{ *sqlite.Store }
+
+func (links) HubHealth(context.Context, device.IDScope) ([]provision.HubHealth, error) {
+	return []provision.HubHealth{{Host: "far.example", Failures: 3, LastError: "no route", LastErrorTime: time.Unix(0, 0).UTC()}}, nil
+}
+
+func (links) CheckLink(_ context.Context, h provision.LinkedHub) error {
+	if h.Connection.Policy != "service" {
+		return errs.New(errs.Invalid, 0, "connectionString: policy %q lacks RegistryWrite", h.Connection.Policy)
+	}
+	return nil
 }
 
 func (s *server) policy(name string, rights access.Right) access.Policy {
@@ -244,40 +258,6 @@ func TestDecisions(t *testing.T) {
 		}
 	}
 	s.want("GET", "/berth/v1/decisions/pump-8", "", 200, `[]`)
-}
-
-func TestLinkedHubs(t *testing.T) {
-	s := start(t)
-	s.want("GET", "/berth/v1/hubs", "", 200, `[]`)
-	s.want("PUT", "/berth/v1/hubs/HUB1.example", `{}`, 200, `{"host":"hub1.example","weight":1,"allocation":true}`)
-	s.want("PUT", "/berth/v1/hubs/hub2.example:8443", `{"weight":1000,"allocation":false}`, 200, `{"host":"hub2.example:8443","weight":1000,"allocation":false}`)
-	s.want("PUT", "/berth/v1/hubs/hub1.example:443", ` {"weight":5} `, 200, `{"host":"hub1.example","weight":5,"allocation":true}`)
-	s.want("PUT", "/berth/v1/hubs/hub3.example", `{"latency":[{"network":"10.0.0.0/8","milliseconds":5},{"network":"::/0","milliseconds":0}]}`, 200,
-		`{"host":"hub3.example","weight":1,"allocation":true,"latency":[{"network":"10.0.0.0/8","milliseconds":5},{"network":"::/0","milliseconds":0}]}`)
-	s.want("PUT", "/berth/v1/hubs/hub3.example", `{}`, 200, `{"host":"hub3.example","weight":1,"allocation":true}`)
-	s.want("DELETE", "/berth/v1/hubs/hub3.example", "", 204, "")
-	s.want("GET", "/berth/v1/hubs", "", 200, `[{"host":"hub1.example","weight":5,"allocation":true},{"host":"hub2.example:8443","weight":1000,"allocation":false}]`)
-	s.want("DELETE", "/berth/v1/hubs/hub1.EXAMPLE", "", 204, "")
-	s.refuses("DELETE", "/berth/v1/hubs/hub1.example", "", token(s.owner), 404, errs.NotFound)
-	s.want("GET", "/berth/v1/hubs", "", 200, `[{"host":"hub2.example:8443","weight":1000,"allocation":false}]`)
-
-	for _, body := range []string{
-		``, `[]`, `null {}`, `{} {}`, `{"weight":0}`, `{"weight":1001}`, `{"weight":-1}`, `{"weight":1.5}`, `{"weight":"1"}`,
-		`{"allocation":1}`, `{"alocation":true}`, `{"host":"hub3.example"}`, `{"weight":1`,
-		`{"latency":[{"network":"10.0.0.1/8","milliseconds":5}]}`, `{"latency":[{"network":"10.0.0.0","milliseconds":5}]}`, `{"latency":[{"milliseconds":5}]}`,
-		`{"latency":[{"network":"10.0.0.0/8","milliseconds":60001}]}`, `{"latency":[{"network":"::ffff:10.0.0.0/104","milliseconds":5}]}`, `{"latency":{"10.0.0.0/8":5}}`,
-	} {
-		s.refuses("PUT", "/berth/v1/hubs/hub1.example", body, token(s.owner), 400, errs.Invalid)
-	}
-	s.refuses("PUT", "/berth/v1/hubs/hub1.example", `{"weight":`+strings.Repeat(" ", maxBody)+`1}`, token(s.owner), 413, errs.TooLarge)
-	for _, bad := range []string{
-		"hub_1", "-hub", "hub-", "hub..example", ".hub", "hub.", "hub%2Fexample", "hub%20", "user@hub", "hub:", "hub:0", "hub:65536", "hub:x", "hub:1:2",
-		"%5B::1%5D", "h%C3%BCb.example", strings.Repeat("a", 64), strings.Repeat("abc.", 64) + "example",
-	} {
-		s.refuses("PUT", "/berth/v1/hubs/"+bad, `{}`, token(s.owner), 400, errs.Invalid)
-		s.refuses("DELETE", "/berth/v1/hubs/"+bad, ``, token(s.owner), 400, errs.Invalid)
-		s.refuses("GET", "/berth/v1/hubs/"+bad+"/messages", ``, token(s.owner), 400, errs.Invalid)
-	}
 }
 
 // linked starts a server with two linked hubs.
@@ -443,7 +423,7 @@ func (c *counted) Wait(ctx context.Context, after uint64) error {
 func TestBrokenStreamIsAborted(t *testing.T) {
 	s := linked(t)
 	h := New(Config{
-		Scopes: scopes{s.store}, Policies: s.store, Links: s.store, Messages: &failing{}, Draining: make(chan struct{}),
+		Scopes: scopes{s.store}, Policies: s.store, Links: links{s.store}, Messages: &failing{}, Draining: make(chan struct{}),
 		Logger: slog.New(slog.DiscardHandler), Random: rand.Reader, Now: time.Now,
 	})
 	broken := httptest.NewServer(h)

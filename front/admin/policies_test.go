@@ -15,8 +15,8 @@ import (
 	"github.com/berth-iot/berth/wire/sas"
 )
 
-// tagged sends a call with If-Match.
-func (s *server) tagged(method, path, body, ifMatch string) (status int, answer policyKeysJSON) {
+// sendIf sends a call with If-Match, unless that is empty.
+func (s *server) sendIf(method, path, body, ifMatch string) (status int, answer string) {
 	s.Helper()
 	r, err := http.NewRequestWithContext(s.Context(), method, s.URL+path, strings.NewReader(body))
 	if err != nil {
@@ -37,11 +37,20 @@ func (s *server) tagged(method, path, body, ifMatch string) (status int, answer 
 	if err != nil {
 		s.Fatal(err)
 	}
-	_ = json.Unmarshal(b, &answer) // an error has none of the members
-	if answer.ETag != "" && a.Header.Get("ETag") != `"`+answer.ETag+`"` {
-		s.Errorf("%s %s: header %s, body %s", method, path, a.Header.Get("ETag"), answer.ETag)
+	var tagged struct{ ETag string }
+	_ = json.Unmarshal(b, &tagged) // an error has none
+	if tagged.ETag != "" && a.Header.Get("ETag") != `"`+tagged.ETag+`"` {
+		s.Errorf("%s %s: header %s, body %s", method, path, a.Header.Get("ETag"), tagged.ETag)
 	}
-	return a.StatusCode, answer
+	return a.StatusCode, string(b)
+}
+
+// tagged is sendIf for what answers with a policy.
+func (s *server) tagged(method, path, body, ifMatch string) (status int, p policyKeysJSON) {
+	s.Helper()
+	status, answer := s.sendIf(method, path, body, ifMatch)
+	_ = json.Unmarshal([]byte(answer), &p) // an error has none of the members
+	return status, p
 }
 
 // The life of a policy of a scope and of one of a hub: both the same.

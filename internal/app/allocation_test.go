@@ -46,7 +46,7 @@ func newTenant(t *testing.T, change ...func(*Config)) *tenant {
 		t.Fatal(err)
 	}
 	for _, host := range []string{"hub-1.example", "hub-2.example"} {
-		err := server.hubs.PutLinkedHub(t.Context(), device.IDScope(config.IDScope), provision.LinkedHub{Host: host, Weight: 1, Allocation: true})
+		err := server.store.PutLinkedHub(t.Context(), device.IDScope(config.IDScope), provision.LinkedHub{Host: host, Weight: 1, Allocation: true})
 		if err != nil {
 			t.Fatal(err)
 		}

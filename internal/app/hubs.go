@@ -113,34 +113,34 @@ func (h *hubs) Linked(ctx context.Context, scope device.IDScope) ([]provision.Li
 	return h.store.Linked(ctx, scope)
 }
 
-// PutLinkedHub makes a hub part of the scope: one elsewhere, or one of these
-// servers, with an owner policy when it has none yet.
-func (h *hubs) PutLinkedHub(ctx context.Context, scope device.IDScope, l provision.LinkedHub) error {
+// ChangeLinkedHub changes the link of a scope to a hub: one elsewhere, or one of
+// these servers, which gets an owner policy when it has none. When a link is
+// removed, the hub's devices and policies stay, and are there when it is linked
+// again.
+func (h *hubs) ChangeLinkedHub(ctx context.Context, scope device.IDScope, host string, decide func(*provision.LinkedHub) (*provision.LinkedHub, error)) error {
 	defer h.scopes.Store(nil)
-	if l.Connection != nil {
-		return h.store.PutLinkedHub(ctx, scope, l)
-	}
-	owner := access.HubOwner(hub.HostName(l.Host))
-	policies, err := h.store.Policies(ctx, owner)
-	if err != nil {
+	local := false
+	err := h.store.ChangeLinkedHub(ctx, scope, host, func(old *provision.LinkedHub) (*provision.LinkedHub, error) {
+		next, err := decide(old)
+		local = next != nil && next.Connection == nil
+		return next, err
+	})
+	if err != nil || !local {
 		return err
 	}
-	if len(policies) == 0 {
+	// Now that the name is this scope's: who had it before took his policies along.
+	return h.store.ChangePolicies(ctx, access.HubOwner(hub.HostName(host)), func(old []access.Policy) ([]access.Policy, error) {
+		if len(old) > 0 {
+			return old, nil
+		}
 		policy, err := access.NewPolicy(hubOwner, access.AllHub, rand.Reader)
-		if err != nil {
-			return err
-		}
-		if err := h.store.PutPolicy(ctx, owner, policy); err != nil {
-			return err
-		}
-	}
-	return h.store.PutLinkedHub(ctx, scope, l)
+		return []access.Policy{policy}, err
+	})
 }
 
-// DeleteLinkedHub takes a hub out of the scope. Its devices and policies stay
-// where they are, and are there when it is linked again.
-func (h *hubs) DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error {
-	return h.store.DeleteLinkedHub(ctx, scope, host)
+// CheckLink asks a hub elsewhere whether its policy is good for a link.
+func (h *hubs) CheckLink(ctx context.Context, l provision.LinkedHub) error {
+	return h.links.check(ctx, l)
 }
 
 // HubHealth returns how the hubs elsewhere of a scope have answered, ordered by

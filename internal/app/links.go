@@ -22,6 +22,8 @@ const (
 	// linkBudget bounds one call of a move, of which three must fit into an attempt
 	// of the registrar.
 	linkBudget = 20 * time.Second
+	// checkBudget bounds the trial of a link: somebody is waiting.
+	checkBudget = 8 * time.Second
 	// A hub that has not answered so often in a row is asked by one at a time, and
 	// not before it had a pause: the others are told at once.
 	outage      = 3
@@ -79,16 +81,45 @@ func (l *links) open(h provision.LinkedHub) (*link, error) {
 	if known := l.opened[key]; known != nil {
 		return known, nil
 	}
-	connection := "HostName=" + h.Host + ";SharedAccessKeyName=" + h.Connection.Policy + ";SharedAccessKey=" + h.Connection.Key.Base64()
-	opened, err := linkedhub.Open(connection, linkedhub.Options{HTTP: l.http, Budget: linkBudget})
+	opened, err := l.connect(h, linkBudget)
 	if err != nil {
-		return nil, fmt.Errorf("opening the linked hub %s: %w", h.Host, err)
+		return nil, err
 	}
 	if len(l.opened) >= maxLinks {
 		clear(l.opened)
 	}
 	l.opened[key] = &link{hub: opened, now: l.now}
 	return l.opened[key], nil
+}
+
+func (l *links) connect(h provision.LinkedHub, budget time.Duration) (*linkedhub.Hub, error) {
+	connection := "HostName=" + h.Host + ";SharedAccessKeyName=" + h.Connection.Policy + ";SharedAccessKey=" + h.Connection.Key.Base64()
+	opened, err := linkedhub.Open(connection, linkedhub.Options{HTTP: l.http, Budget: budget})
+	if err != nil {
+		return nil, fmt.Errorf("opening the linked hub %s: %w", h.Host, err)
+	}
+	return opened, nil
+}
+
+// check tries a link out that may be new. The error is of kind errs.Invalid and
+// says what is wrong, for the operator.
+func (l *links) check(ctx context.Context, h provision.LinkedHub) error {
+	opened, err := l.connect(h, checkBudget)
+	if err != nil {
+		return err
+	}
+	err = opened.Check(ctx)
+	if err == nil {
+		return nil
+	}
+	reason := err.Error()
+	if e, ok := errors.AsType[*errs.Error](err); ok {
+		reason = e.Message
+		if cause := errors.Unwrap(e); e.Kind != errs.Invalid && cause != nil {
+			reason = cause.Error()
+		}
+	}
+	return errs.New(errs.Invalid, errs.CodeBadRequest, "connectionString: the hub %s cannot be used with it: %s", h.Host, reason).WithCause(err)
 }
 
 // health is what is known of a link.

@@ -46,7 +46,9 @@ func TestServersShareAPostgreSQLDatabase(t *testing.T) {
 		defer servers[i].Close()
 	}
 	a, b := servers[0].hubs, servers[1].hubs
-	if err := a.PutLinkedHub(t.Context(), device.IDScope(config.IDScope), provision.LinkedHub{Host: "hub.example:8443", Weight: 1}); err != nil {
+	link := provision.LinkedHub{Host: "hub.example:8443", Weight: 1}
+	err = a.ChangeLinkedHub(t.Context(), device.IDScope(config.IDScope), link.Host, func(*provision.LinkedHub) (*provision.LinkedHub, error) { return &link, nil })
+	if err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := a.Hub("hub.example"); !ok {

@@ -30,10 +30,13 @@ type store interface {
 	hub.Stream
 	PutScope(context.Context, provision.Scope) error
 	ListScopes(context.Context) ([]provision.Scope, error)
+	ChangeScopes(context.Context, func([]provision.Scope) (*provision.Scope, error)) error
+	DeleteScope(context.Context, device.IDScope) error
 	PutPolicy(context.Context, access.Owner, access.Policy) error
 	Linked(context.Context, device.IDScope) ([]provision.LinkedHub, error)
 	PutLinkedHub(context.Context, device.IDScope, provision.LinkedHub) error
-	DeleteLinkedHub(ctx context.Context, scope device.IDScope, host string) error
+	ChangeLinkedHub(ctx context.Context, scope device.IDScope, host string, decide func(*provision.LinkedHub) (*provision.LinkedHub, error)) error
+	HubScope(ctx context.Context, name string) (device.IDScope, error)
 	Wait(ctx context.Context, after uint64) error
 	Close() error
 }

@@ -115,6 +115,9 @@ func (c *ConnectionString) set(name, value string) error {
 	return nil
 }
 
+// Key returns the policy's key, which is zero where there is a token instead.
+func (c ConnectionString) Key() device.SymmetricKey { return c.key }
+
 // Authorize returns the function that signs requests to the host.
 func (c ConnectionString) Authorize() func(context.Context) (string, error) {
 	if c.token != nil {

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/berth-iot/berth/client"
 	"github.com/berth-iot/berth/client/admin"
+	"github.com/berth-iot/berth/client/linkedhub"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/internal/app/cli/manifest"
 	"github.com/berth-iot/berth/pki"
@@ -187,9 +189,16 @@ func differencesOfCA(der []byte, verified *bool, have *dpsjson.CACertificate) (m
 
 // readHubDocument understands a document about a linked hub.
 func readHubDocument(d manifest.Document) (string, planner, error) {
-	want := provision.LinkedHub{Weight: 1, Allocation: true}
-	if err := strictly(d, &want); err != nil {
+	read := struct {
+		provision.LinkedHub
+		ConnectionString string `json:"connectionString"`
+	}{LinkedHub: provision.LinkedHub{Weight: 1, Allocation: true}}
+	if err := strictly(d, &read); err != nil {
 		return "", nil, err
+	}
+	want := admin.Link{Host: read.Host, Weight: read.Weight, Allocation: read.Allocation, Latency: read.Latency, ConnectionString: read.ConnectionString}
+	if want.Latency == nil {
+		want.Latency = []provision.Latency{} // what is not in the file is not to be there
 	}
 	if want.Host == "" {
 		return "", nil, errors.New("host: is missing")
@@ -199,13 +208,18 @@ func readHubDocument(d manifest.Document) (string, planner, error) {
 	}, nil
 }
 
-func (a *applier) planHub(ctx context.Context, want provision.LinkedHub, absent bool) (step, error) {
+// planHub cannot see whether a key has changed: what is told apart is whose key it
+// is.
+func (a *applier) planHub(ctx context.Context, want admin.Link, absent bool) (step, error) {
 	all, err := a.management.Hubs(ctx)
 	if err != nil {
 		return step{}, err
 	}
-	i := slices.IndexFunc(all, func(h provision.LinkedHub) bool { return strings.EqualFold(h.Host, want.Host) })
-	link := func(ctx context.Context) error { return a.management.LinkHub(ctx, want) }
+	i := slices.IndexFunc(all, func(h admin.Hub) bool { return strings.EqualFold(h.Host, want.Host) })
+	link := func(ctx context.Context) error {
+		_, err := a.management.LinkHub(ctx, want)
+		return err
+	}
 	switch {
 	case i < 0 && absent:
 		return step{Action: toNone}, nil
@@ -224,8 +238,18 @@ func (a *applier) planHub(ctx context.Context, want provision.LinkedHub, absent 
 	if !slices.Equal(want.Latency, all[i].Latency) {
 		members = append(members, "latency")
 	}
+	if want.ConnectionString != "" {
+		_, c, err := linkedhub.ParseConnectionString(want.ConnectionString)
+		if err != nil {
+			return step{}, fmt.Errorf("connectionString: %w", err)
+		}
+		if c.Policy != all[i].Policy {
+			members = append(members, "connectionString")
+		}
+	}
 	if members == nil {
 		return step{Action: toNone}, nil
 	}
+	want.IfMatch = all[i].ETag
 	return step{Action: toUpdate, Members: members, do: link}, nil
 }

@@ -66,12 +66,13 @@ func prepare(t *testing.T, command, tpm string) {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
-		"pump-7.key":  "cHVtcC03LCBhIGtleSBvZiAzMiBieXRlcyBoZXJlLi4=",
-		"valve-2.key": "dmFsdmUtMiwgYSBrZXkgb2YgMzIgYnl0ZXMgaGVyZS4=",
-		"new.key":     "cHVtcC03LCBhIG5ld2VyIGtleSwgMzIgYnl0ZXMuLi4=",
-		"fleet.key":   "dGhlIGZsZWV0J3MgZ3JvdXAga2V5LCAzMiBieXRlcy4=",
-		"rig.key":     "dGhlIHJpZydzIGdyb3VwIGtleSwgMzIgYnl0ZXMuLi4=",
-		"reel.csv":    "serial;endorsementKey\n1;000b4a1f2d6c8e0b93755a7e6f10c2d4b68a1c3e5f708192a3b4c5d6e7f8091a2b3c\n",
+		"pump-7.key":         "cHVtcC03LCBhIGtleSBvZiAzMiBieXRlcyBoZXJlLi4=",
+		"valve-2.key":        "dmFsdmUtMiwgYSBrZXkgb2YgMzIgYnl0ZXMgaGVyZS4=",
+		"new.key":            "cHVtcC03LCBhIG5ld2VyIGtleSwgMzIgYnl0ZXMuLi4=",
+		"fleet.key":          "dGhlIGZsZWV0J3MgZ3JvdXAga2V5LCAzMiBieXRlcy4=",
+		"rig.key":            "dGhlIHJpZydzIGdyb3VwIGtleSwgMzIgYnl0ZXMuLi4=",
+		"contoso.connection": "HostName=contoso.azure-devices.net;SharedAccessKeyName=service;SharedAccessKey=Y29udG9zbydzIGtleSBmb3IgYmVydGgsIDMyIGJ5dGU=",
+		"reel.csv":           "serial;endorsementKey\n1;000b4a1f2d6c8e0b93755a7e6f10c2d4b68a1c3e5f708192a3b4c5d6e7f8091a2b3c\n",
 		"devices.csv": "registrationId,primaryKey,certificate,tags\n" +
 			"valve-8,dmFsdmUtOCwgYSBrZXkgb2YgMzIgYnl0ZXMgaGVyZS4=,,\nleaf-1,,leaf.pem,\"{\"\"site\"\":\"\"north\"\"}\"",
 		"devices.jsonl": `{"registrationId": "valve-9", "attestation": {"type": "symmetricKey"}}`,

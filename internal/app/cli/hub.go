@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -31,15 +33,19 @@ host name of its own, with its own devices.`,
 }
 
 func newHubLink(o *operator) *cobra.Command {
-	link := provision.LinkedHub{}
+	link := admin.Link{}
 	var noAllocation, dryRun bool
 	var latency []string
+	var connectionFile string
 	c := &cobra.Command{
 		Use:   "link HOST",
 		Short: "Let devices be assigned to a hub",
-		Long: `Let devices be assigned to a hub, or change the weight of one that is linked. HOST is
-the name that devices will connect to, with :port where it is not 443; the server's
-certificate must have it (berth init --hub).
+		Long: `Let devices be assigned to a hub, or change the link to one. HOST is the name that
+devices will connect to, with :port where it is not 443. The hub lives in this server,
+whose certificate must have the name (berth certificate renew), or elsewhere, at Azure
+or in another Berth server: then give the connection string of a shared access policy
+of it with the rights RegistryRead, RegistryWrite and ServiceConnect, in a file. It is
+tried out before anything is written, and kept until another one is given.
 
 Under hashed allocation each hub gets a share of the devices by its weight. A hub that
 joins takes its share of those that come; --dry-run says what that would be. Devices
@@ -52,7 +58,8 @@ named; --latency '' forgets them.`,
 		Example: `  berth hub link hub2.example.com --weight 3 --dry-run
   berth hub link hub2.example.com --weight 3
   berth hub link hub2.example.com --latency 10.0.0.0/8=5 --latency 0.0.0.0/0=80
-  berth hub link spare.example.com --no-allocation`,
+  berth hub link spare.example.com --no-allocation
+  berth hub link contoso.azure-devices.net --hub-connection-string-file contoso.connection --untested`,
 		Args: exactly("HOST"),
 		RunE: func(c *cobra.Command, args []string) error {
 			client, err := o.admin()
@@ -60,24 +67,31 @@ named; --latency '' forgets them.`,
 				return err
 			}
 			link.Host, link.Allocation = args[0], !noAllocation
-			if link.Latency, err = parseLatency(latency); err != nil {
-				return err
+			if c.Flags().Changed("latency") {
+				if link.Latency, err = parseLatency(latency); err != nil {
+					return err
+				}
 			}
-			linked, err := client.Hubs(c.Context())
+			if connectionFile != "" {
+				b, err := o.read(connectionFile)
+				if err != nil {
+					return fmt.Errorf("--hub-connection-string-file: %w", err)
+				}
+				link.ConnectionString = string(bytes.TrimSpace(b))
+			}
+			if dryRun {
+				linked, err := client.Hubs(c.Context())
+				if err != nil {
+					return err
+				}
+				return o.showShare(link, linked)
+			}
+			hub, err := client.LinkHub(c.Context(), link)
 			if err != nil {
 				return err
 			}
-			i := slices.IndexFunc(linked, func(h provision.LinkedHub) bool {
-				return strings.EqualFold(h.Host, strings.TrimSuffix(args[0], ":443"))
-			})
-			if i >= 0 && !c.Flags().Changed("latency") {
-				link.Latency = linked[i].Latency
-			}
-			if dryRun {
-				return o.showShare(link, linked)
-			}
-			if err := client.LinkHub(c.Context(), link); err != nil {
-				return err
+			if hub.Kind == "linked" {
+				return o.done("linked %s, which is elsewhere, by its policy %s", hub.Host, hub.Policy)
 			}
 			return o.done("linked %s\nPrograms that look after its devices need a connection string:\n  berth policy connection --hub %s --out FILE", args[0], args[0])
 		},
@@ -85,18 +99,22 @@ named; --latency '' forgets them.`,
 	c.Flags().IntVar(&link.Weight, "weight", 1, "share of the devices under hashed allocation, 1 to 1000")
 	c.Flags().BoolVar(&noAllocation, "no-allocation", false, "only for enrollments that name this hub")
 	c.Flags().StringSliceVar(&latency, "latency", nil, "`NETWORK=MS`, how many milliseconds devices of a network are away; repeat for more")
+	c.Flags().StringVar(&connectionFile, "hub-connection-string-file", "", "`file` with the connection string of a hub elsewhere; - is standard input")
+	c.Flags().BoolVar(&link.Untested, "untested", false, "do not try the connection string out")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "say what share of new devices the hub would get, and change nothing")
 	return c
 }
 
 // parseLatency reads hints written as 10.0.0.0/8=5.
-func parseLatency(hints []string) (found []provision.Latency, err error) {
+func parseLatency(hints []string) ([]provision.Latency, error) {
+	found := []provision.Latency{}
 	for _, hint := range hints {
 		if hint == "" {
 			continue
 		}
 		network, ms, ok := strings.Cut(hint, "=")
-		l := provision.Latency{}
+		var l provision.Latency
+		var err error
 		if l.Network, err = netip.ParsePrefix(network); err == nil && ok {
 			l.Milliseconds, err = strconv.Atoi(ms)
 		}
@@ -112,13 +130,16 @@ func parseLatency(hints []string) (found []provision.Latency, err error) {
 }
 
 // showShare says what linking h beside those that are linked would do.
-func (t *terminal) showShare(h provision.LinkedHub, linked []provision.LinkedHub) error {
+func (t *terminal) showShare(h admin.Link, linked []admin.Hub) error {
 	if h.Weight < 1 || h.Weight > 1000 {
 		return usageError{errors.New("--weight must be 1 to 1000")}
 	}
-	others := slices.DeleteFunc(slices.Clone(linked), func(l provision.LinkedHub) bool {
-		return strings.EqualFold(l.Host, strings.TrimSuffix(h.Host, ":443"))
-	})
+	var others []provision.LinkedHub
+	for _, l := range linked {
+		if !strings.EqualFold(l.Host, strings.TrimSuffix(h.Host, ":443")) {
+			others = append(others, l.LinkedHub)
+		}
+	}
 	share := 0.0
 	if h.Allocation {
 		share = provision.Share(h.Weight, others)
@@ -158,8 +179,9 @@ func newHubList(o *operator) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the linked hubs",
-		Long: `List the linked hubs with their weight under hashed allocation, and how many
-milliseconds devices of a network are away under geoLatency.`,
+		Long: `List the linked hubs with their weight under hashed allocation, how many milliseconds
+devices of a network are away under geoLatency, and of hubs elsewhere how they have
+answered this server since it started. -o json has all of it.`,
 		Example: `  berth hub list`,
 		Args:    exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -174,17 +196,32 @@ milliseconds devices of a network are away under geoLatency.`,
 			if o.json() {
 				return o.printJSON(linked)
 			}
-			rows := [][]string{{"HOST", "WEIGHT", "ALLOCATION", "LATENCY"}}
+			rows := [][]string{{"HOST", "WEIGHT", "ALLOCATION", "LATENCY", "WHERE"}}
 			for _, h := range linked {
 				allocation := "all enrollments"
 				if !h.Allocation {
 					allocation = "only where named"
 				}
-				rows = append(rows, []string{h.Host, strconv.Itoa(h.Weight), allocation, latencyText(h.Latency)})
+				rows = append(rows, []string{h.Host, strconv.Itoa(h.Weight), allocation, latencyText(h.Latency), whereHub(h)})
 			}
 			return o.table(rows)
 		},
 	}
+}
+
+// whereHub says where a hub is, and how it is there.
+func whereHub(h admin.Hub) string {
+	if h.Kind == "local" {
+		return "here"
+	}
+	where := "elsewhere, by policy " + h.Policy
+	switch {
+	case h.Health == nil || h.Health.Failures == 0 && h.Health.LastSuccess.IsZero():
+		return where
+	case h.Health.Failures == 0:
+		return where + ": answers"
+	}
+	return printable(fmt.Sprintf("%s: %d failure(s), the last at %s: %s", where, h.Health.Failures, h.Health.LastErrorTime.UTC().Format(time.RFC3339), h.Health.LastError))
 }
 
 func latencyText(hints []provision.Latency) string {

@@ -59,6 +59,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits":  cmdExits,
+			"hubof":  cmdHubOf,
 			"json":   cmdJSON,
 			"peer":   cmdPeer,
 			"setenv": cmdSetenv,
@@ -148,6 +149,18 @@ func cmdPeer(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { ts.Check(stop()) })
 	ts.Setenv(args[0], data)
+}
+
+// hubof NAME FILE keeps the host of a connection string.
+func cmdHubOf(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: hubof NAME FILE")
+	}
+	host, _, found := strings.Cut(strings.TrimPrefix(ts.ReadFile(args[1]), "HostName="), ";")
+	if !found {
+		ts.Fatalf("%s holds no connection string", args[1])
+	}
+	ts.Setenv(args[0], host)
 }
 
 // tpm NAME [CA] makes a software TPM. Its address is in $NAME and its endorsement
