@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -91,50 +89,6 @@ func (d *database) exec(ctx context.Context, statements ...string) error {
 // settle makes the database what it is after some time of work.
 func (d *database) settle(ctx context.Context) error {
 	return d.exec(ctx, "VACUUM ANALYZE", "CHECKPOINT")
-}
-
-// A table is one that a load fills, and how a copy of a row is another.
-type table struct {
-	name string
-	key  string            // the column that finds it
-	as   map[string]string // columns and SQL expressions: t is the row, n.id the copy's ID
-}
-
-var (
-	enrollments   = table{"enrollment", "key", map[string]string{"key": "n.id", "id": "n.id"}}
-	keyUses       = table{"symmetric_key_use", "key", map[string]string{"key": "n.id", "digest": "sha256(t.digest || convert_to(n.id, 'UTF8'))"}}
-	registrations = table{"registration", "key", map[string]string{"key": "n.id", "id": "n.id", "device_id": "n.id"}}
-	identities    = table{"device", "id", map[string]string{"id": "n.id"}}
-)
-
-// copies makes rows for the numbers from one up to another, like that of a
-// device.
-func (d *database) copies(ctx context.Context, t table, way string, of, from, to int) error {
-	c, err := pgx.Connect(ctx, d.DSN())
-	if err != nil {
-		return err
-	}
-	defer c.Close(ctx)
-	rows, err := c.Query(ctx, "SELECT column_name FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = $1", t.name)
-	if err != nil {
-		return err
-	}
-	columns, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return err
-	}
-	values := make([]string, len(columns))
-	for i, column := range columns {
-		values[i] = cmp.Or(t.as[column], "t."+column)
-	}
-	_, err = c.Exec(ctx, fmt.Sprintf(`INSERT INTO %[1]s (%[2]s) SELECT %[3]s FROM %[1]s t, (
-			SELECT left(encode(sha256(convert_to($2::text || ' ' || i, 'UTF8')), 'hex'), 20) AS id FROM generate_series($3::int, $4::int) i
-		) n WHERE t.%[4]s = $1`, t.name, strings.Join(columns, ", "), strings.Join(values, ", "), t.key),
-		individualID(way, of), way, from, to-1)
-	if err != nil {
-		return fmt.Errorf("copying a row of %s: %w", t.name, err)
-	}
-	return nil
 }
 
 func (d *database) size(ctx context.Context) (n int64, err error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/pki"
 	"github.com/berth-iot/berth/tpm"
+	"github.com/berth-iot/berth/tpm/tpmtest"
 	"github.com/berth-iot/berth/wire/dpsjson"
 	"github.com/berth-iot/berth/wire/sas"
 )
@@ -208,18 +209,18 @@ func presented(leaf *pki.Leaf) *tls.Certificate {
 // only its TPM could sign.
 type tpmDevice struct {
 	*caller
-	tpm   *softTPM
+	tpm   *tpmtest.TPM
 	blob  []byte // the challenge
 	nonce []byte // the key in it
 }
 
 func (d *tpmDevice) keys() *dpsjson.TPMKeys {
-	return &dpsjson.TPMKeys{EndorsementKey: d.tpm.ekPublic, StorageRootKey: d.tpm.srkPublic}
+	return &dpsjson.TPMKeys{EndorsementKey: d.tpm.EndorsementKey, StorageRootKey: d.tpm.StorageRootKey}
 }
 
 // challenge is the device's first call. The connection stays open unless hangUp
 // is set.
-func (s *server) challenge(ctx context.Context, id string, t *softTPM, hangUp bool) (*tpmDevice, error) {
+func (s *server) challenge(ctx context.Context, id string, t *tpmtest.TPM, hangUp bool) (*tpmDevice, error) {
 	c, err := s.call(ctx, s.scope, id, visitor{})
 	if err != nil {
 		return nil, err
@@ -236,7 +237,7 @@ func (s *server) challenge(ctx context.Context, id string, t *softTPM, hangUp bo
 
 // solve is the TPM's part.
 func (d *tpmDevice) solve() (err error) {
-	d.nonce, err = d.tpm.activate(d.blob)
+	d.nonce, err = d.tpm.Activate(d.blob)
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/berth-iot/berth/client/provisioning"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/pki"
+	"github.com/berth-iot/berth/tpm/tpmtest"
 )
 
 // The ways by which devices prove who they are.
@@ -38,7 +39,7 @@ type fleet struct {
 	options
 	groupKey  device.SymmetricKey
 	keys      []device.SymmetricKey // of the devices with a symmetric key of their own
-	tpm       *softTPM              // of every device with one: making keys takes long, and whose they are makes no difference
+	tpm       *tpmtest.TPM          // of every device with one: making keys takes long, and whose they are makes no difference
 	root      *pki.Issuer
 	byCA      []*pki.Leaf // issued by an intermediate below the root
 	certified []*pki.Leaf // the same, each enrolled
@@ -49,7 +50,7 @@ func newFleet(o options) (_ *fleet, err error) {
 	if f.groupKey, err = device.GenerateSymmetricKey(rand.Reader, keySize); err != nil {
 		return nil, err
 	}
-	if f.tpm, err = newSoftTPM(); err != nil {
+	if f.tpm, err = tpmtest.New(); err != nil {
 		return nil, err
 	}
 	now := time.Now()

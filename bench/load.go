@@ -86,28 +86,20 @@ func (s *server) load(ctx context.Context, f *fleet) error {
 	return nil
 }
 
-// loadPart writes through the store what SQLite holds, which takes little. With
-// PostgreSQL it does so with the fleet's devices and one more, and has the
-// database copy that one.
+// loadPart writes the fleet's devices and one more through the store, and has the
+// database copy that one: what is only there to be many takes no encoding and no
+// waiting for the disk.
 func (s *server) loadPart(ctx context.Context, p part) error {
 	db, err := s.openStore(ctx)
 	if err != nil {
 		return err
 	}
-	n := p.n
-	if s.database != nil {
-		n = min(n, s.fleet+1)
-	}
-	err = concurrently(ctx, loaders, n, func(ctx context.Context, i int) error { return p.do(ctx, db, i) })
-	if err := errors.Join(err, db.Close()); err != nil || n == p.n {
+	written := min(p.n, s.fleet+1)
+	err = concurrently(ctx, loaders, written, func(ctx context.Context, i int) error { return p.do(ctx, db, i) })
+	if err := errors.Join(err, db.Close()); err != nil || written == p.n {
 		return err
 	}
-	for _, t := range p.in {
-		if err := s.database.copies(ctx, t, p.way, n-1, n, p.n); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.copies(ctx, individualID(p.way, written-1), p.n-written, p.in)
 }
 
 // openStore opens the store of a server that does not run.
@@ -191,7 +183,7 @@ func (l *loader) withKey(ctx context.Context, db store, i int) error {
 
 func (l *loader) withTPM(ctx context.Context, db store, i int) error {
 	return l.enroll(ctx, db, &enroll.Entry{Kind: enroll.Individual, ID: individualID(byTPM, i), Attestation: attest.Mechanism{
-		Type: attest.TypeTPM, TPM: &attest.TPM{EndorsementKey: l.tpm.ekPublic},
+		Type: attest.TypeTPM, TPM: &attest.TPM{EndorsementKey: l.tpm.EndorsementKey},
 	}})
 }
 
