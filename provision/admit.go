@@ -187,7 +187,7 @@ func (r *Registrar) draft(ctx context.Context, c claimant, a *admission, linked 
 	}
 	var choice *Choice
 	if c.asks(a, before) {
-		if a.entry.Custom.WebhookURL != "" {
+		if a.entry.Custom != nil && a.entry.Custom.WebhookURL != "" {
 			m.wait(c.pending(a, now), "a webhook decides about the hub")
 			return m, nil
 		}

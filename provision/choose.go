@@ -3,8 +3,10 @@ package provision
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
 )
 
@@ -34,4 +36,16 @@ type Question struct {
 	TPM         *attest.TPM     // its public keys
 	Payload     json.RawMessage // any JSON value, or nil
 	Linked      []string        // the hosts that may be chosen
+}
+
+// WebhookHealth is how the webhook of an enrollment does that failed at least once
+// since this server started.
+type WebhookHealth struct {
+	Scope       device.IDScope `json:"idScope"`
+	Kind        enroll.Kind    `json:"kind"`
+	ID          string         `json:"id"`       // of the enrollment
+	Failures    int            `json:"failures"` // since the last answer
+	LastError   string         `json:"lastError"`
+	LastFailure time.Time      `json:"lastFailure"`
+	LastAnswer  time.Time      `json:"lastAnswer,omitzero"` // after a failure
 }

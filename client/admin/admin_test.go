@@ -50,6 +50,8 @@ func TestWhatIsAskedFor(t *testing.T) {
 			json.NewEncoder(w).Encode([]provision.Decision{{RegistrationID: "pump/7", Outcome: "refused", ErrorCode: 401002, Time: time.Unix(0, 0).UTC()}})
 		case "GET /berth/v1/hubs":
 			io.WriteString(w, `[{"host":"h.example:8443","weight":3,"allocation":true,"kind":"linked","policy":"service","health":{"host":"h.example:8443","failures":2,"waiting":1},"etag":"ab"}]`)
+		case "GET /berth/v1/webhooks":
+			io.WriteString(w, `[{"idScope":"0ne00000001","kind":"group","id":"pumps","failures":2,"lastError":"f.example answered 503","lastFailure":"2026-01-01T00:00:00Z"}]`)
 		case "PUT /berth/v1/enrollmentGroups/reel/endorsementKeys":
 			if media := r.Header.Get("Content-Type"); media != "text/plain; charset=utf-8" {
 				t.Errorf("a list as %q", media)
@@ -72,6 +74,9 @@ func TestWhatIsAskedFor(t *testing.T) {
 		link := admin.Link{Host: "h.example:8443", Weight: 3, Allocation: true}
 		if hubs, err := c.Hubs(ctx); err != nil || len(hubs) != 1 || hubs[0].Host != link.Host || hubs[0].Weight != 3 || hubs[0].Kind != "linked" || hubs[0].Health.Failures != 2 {
 			t.Errorf("%+v, %v", hubs, err)
+		}
+		if found, err := c.Webhooks(ctx); err != nil || len(found) != 1 || found[0].ID != "pumps" || found[0].Failures != 2 {
+			t.Errorf("%+v, %v", found, err)
 		}
 		if _, err := c.LinkHub(ctx, link); err != nil {
 			t.Error(err)
@@ -103,7 +108,7 @@ func TestWhatIsAskedFor(t *testing.T) {
 			t.Error("an empty ID passed")
 		}
 	})
-	want := []string{"GET /berth/v1/version", "GET /berth/v1/decisions/pump%2F7", "GET /berth/v1/hubs",
+	want := []string{"GET /berth/v1/version", "GET /berth/v1/decisions/pump%2F7", "GET /berth/v1/hubs", "GET /berth/v1/webhooks",
 		`PUT /berth/v1/hubs/h.example:8443 {"weight":3,"allocation":true}`,
 		`PUT /berth/v1/hubs/h.example:8443?check=false ab {"weight":3,"allocation":true,"latency":[{"network":"192.0.2.0/24","milliseconds":7}],"connectionString":"HostName=…"}`,
 		`PUT /berth/v1/hubs/h.example:8443?check=false ab {"weight":3,"allocation":true,"latency":[]}`,

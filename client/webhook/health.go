@@ -9,29 +9,18 @@ import (
 
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/provision"
 )
 
 // maxHealth is how many enrollments are remembered.
 const maxHealth = 256
-
-// A Health is how the webhook of an enrollment does that failed at least once
-// since the process began.
-type Health struct {
-	Scope       device.IDScope `json:"idScope"`
-	Kind        enroll.Kind    `json:"kind"`
-	ID          string         `json:"id"`       // of the enrollment
-	Failures    int            `json:"failures"` // since the last answer
-	LastError   string         `json:"lastError"`
-	LastFailure time.Time      `json:"lastFailure"`
-	LastAnswer  time.Time      `json:"lastAnswer,omitzero"` // after a failure
-}
 
 // health remembers the enrollments whose webhooks failed, the latest of them.
 type health struct {
 	now func() time.Time
 
 	mu  sync.Mutex // guards all
-	all map[enrollment]*Health
+	all map[enrollment]*provision.WebhookHealth
 }
 
 type enrollment struct {
@@ -53,12 +42,12 @@ func (h *health) record(e *enroll.Entry, err error) {
 	}
 	if one == nil {
 		if h.all == nil {
-			h.all = map[enrollment]*Health{}
+			h.all = map[enrollment]*provision.WebhookHealth{}
 		}
 		if len(h.all) >= maxHealth {
 			h.forget()
 		}
-		one = &Health{Scope: e.Scope, Kind: e.Kind, ID: e.ID}
+		one = &provision.WebhookHealth{Scope: e.Scope, Kind: e.Kind, ID: e.ID}
 		h.all[key] = one
 	}
 	one.Failures++
@@ -72,31 +61,31 @@ func (h *health) record(e *enroll.Entry, err error) {
 // an old failure before a new one.
 func (h *health) forget() {
 	var oldest enrollment
-	var first *Health
+	var first *provision.WebhookHealth
 	for key, one := range h.all {
-		if first == nil || one.before(first) {
+		if first == nil || goesBefore(one, first) {
 			oldest, first = key, one
 		}
 	}
 	delete(h.all, oldest)
 }
 
-func (h *Health) before(other *Health) bool {
-	if (h.Failures == 0) != (other.Failures == 0) {
-		return h.Failures == 0
+func goesBefore(a, b *provision.WebhookHealth) bool {
+	if (a.Failures == 0) != (b.Failures == 0) {
+		return a.Failures == 0
 	}
-	return h.LastFailure.Before(other.LastFailure)
+	return a.LastFailure.Before(b.LastFailure)
 }
 
 // Health returns how the webhooks do that failed, the last failure first.
-func (w *Client) Health() []Health {
+func (w *Client) Health() []provision.WebhookHealth {
 	w.health.mu.Lock()
 	defer w.health.mu.Unlock()
-	all := make([]Health, 0, len(w.health.all))
+	all := make([]provision.WebhookHealth, 0, len(w.health.all))
 	for _, one := range w.health.all {
 		all = append(all, *one)
 	}
-	slices.SortFunc(all, func(a, b Health) int {
+	slices.SortFunc(all, func(a, b provision.WebhookHealth) int {
 		return cmp.Or(b.LastFailure.Compare(a.LastFailure), cmp.Compare(a.Scope, b.Scope), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
 	})
 	return all

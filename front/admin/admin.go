@@ -76,6 +76,9 @@ type Config struct {
 	Certificates Certificates
 	Trust        Trust
 	Messages     Messages
+	// Webhooks returns how the webhooks of all scopes do that failed, the last
+	// failure first.
+	Webhooks func() []provision.WebhookHealth
 
 	Version string // of this program
 	// Ready returns an error while requests cannot be served.
@@ -120,6 +123,7 @@ func (f front) routes() []rest.Route {
 		{Method: http.MethodGet, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.hub)},
 		{Method: http.MethodPut, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.link)},
 		{Method: http.MethodDelete, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.unlink)},
+		{Method: http.MethodGet, Pattern: "/berth/v1/webhooks", Serve: f.operator(f.webhooks)},
 		{Method: http.MethodPut, Pattern: "/berth/v1/enrollmentGroups/{id}/endorsementKeys", Serve: f.holder(access.EnrollmentWrite, f.putList)},
 		{Method: http.MethodGet, Pattern: "/berth/v1/hubs/{host}/messages", Serve: f.operator(f.messages)},
 	})

@@ -44,6 +44,7 @@ type server struct {
 	registrar *provision.Registrar
 	enroller  *provision.Enroller
 	owner     access.Policy
+	webhooks  []provision.WebhookHealth
 	ready     error
 	drain     func()
 }
@@ -81,6 +82,7 @@ func start(t *testing.T) *server {
 		Links:     links{store}, Lists: s.enroller, Certificates: s.enroller, Trust: s.enroller, Messages: store, Version: "1.2.3",
 		Ready:    func(context.Context) error { return s.ready },
 		Draining: draining,
+		Webhooks: func() []provision.WebhookHealth { return s.webhooks },
 		Logger:   slog.New(slog.DiscardHandler), Random: rand.Reader, Now: time.Now,
 	})))
 	t.Cleanup(s.Server.Close)
@@ -258,6 +260,20 @@ func TestDecisions(t *testing.T) {
 		}
 	}
 	s.want("GET", "/berth/v1/decisions/pump-8", "", 200, `[]`)
+}
+
+// A scope sees its own webhooks.
+func TestWebhooks(t *testing.T) {
+	s := start(t)
+	s.want("GET", "/berth/v1/webhooks", "", 200, `[]`)
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	s.webhooks = []provision.WebhookHealth{
+		{Scope: "0neffffffff", Kind: enroll.Group, ID: "others", Failures: 1, LastError: "down", LastFailure: at},
+		{Scope: scope, Kind: enroll.Group, ID: "pumps", LastError: "f.example answered 503", LastFailure: at, LastAnswer: at},
+	}
+	s.want("GET", "/berth/v1/webhooks", "", 200,
+		`[{"idScope":"`+string(scope)+`","kind":"group","id":"pumps","failures":0,"lastError":"f.example answered 503","lastFailure":"2026-01-01T00:00:00Z","lastAnswer":"2026-01-01T00:00:00Z"}]`)
+	s.refuses("GET", "/berth/v1/webhooks", "", "", 401, errs.Denied)
 }
 
 // linked starts a server with two linked hubs.

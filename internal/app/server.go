@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/front/admin"
@@ -39,6 +40,7 @@ const (
 	idleTimeout      = 3 * time.Minute
 	maxHeaderBytes   = 16 << 10
 	trimInterval     = time.Minute
+	readyTimeout     = 3 * time.Second // whoever asks whether to send calls here waits no longer
 )
 
 // A Server is a whole Berth server in one process.
@@ -174,7 +176,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 		}),
 		admin: admin.New(admin.Config{
 			Scopes: scopes, Policies: s.store, Secrets: key, Decisions: enroller, Links: s.hubs, Lists: enroller, Certificates: enroller, Trust: enroller, Messages: s.store,
-			Version: version, Ready: s.isReady, Draining: s.draining,
+			Version: version, Ready: s.isReady, Draining: s.draining, Webhooks: s.chooser.webhooks.Health,
 			Addresses: addresses, Observe: s.metrics.of("admin"),
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
@@ -302,11 +304,18 @@ func (s *Server) trim(ctx context.Context) error {
 	}
 }
 
-func (s *Server) isReady(context.Context) error {
+// isReady reports whether calls are answered, which takes the database.
+func (s *Server) isReady(ctx context.Context) error {
 	if !s.ready.Load() {
 		return errs.New(errs.Unavailable, 0, "not serving")
 	}
-	return nil
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	_, err := s.store.Policies(ctx, access.ScopeOwner(device.IDScope(s.config.IDScope)))
+	if err != nil && errs.KindOf(err) != errs.Unavailable {
+		return errs.New(errs.Unavailable, 0, "not serving").WithCause(err)
+	}
+	return err
 }
 
 // Close releases the listener and the store.
