@@ -119,7 +119,7 @@ func (f *Front) Greet(_ context.Context, conn *machine.Conn, p machine.Peer, con
 		return nil, mqtt.BadUserNameOrPassword, err
 	}
 	if wait := f.Addresses.Take(limit.Address(p.Address), f.Now()); wait > 0 {
-		return nil, mqtt.ServerUnavailable, errors.New("the address is over its rate limit")
+		return nil, mqtt.ServerUnavailable, errs.New(errs.Busy, 0, "the address is over its rate limit")
 	}
 	s := &session{Front: f, conn: conn, peer: p, claim: claim}
 	if len(connect.Password) > 0 {

@@ -64,7 +64,6 @@ func (f *Front) Serves(string) bool { return true }
 func (f *Front) Greet(ctx context.Context, conn *machine.Conn, p machine.Peer, connect *mqtt.Connect) (machine.Session, mqtt.ReturnCode, error) {
 	s, code, err := f.admit(ctx, conn, p, connect)
 	if err != nil {
-		f.Logger.Info("mqtt connection refused", "client_id", connect.ClientID, "remote", p.Address, "code", code.String(), "error", err)
 		return nil, code, err
 	}
 	f.Logger.Debug("mqtt connection", "hub", s.from.Hub, "device_id", s.from.ID, "remote", p.Address)
@@ -73,7 +72,7 @@ func (f *Front) Greet(ctx context.Context, conn *machine.Conn, p machine.Peer, c
 
 func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, connect *mqtt.Connect) (*session, mqtt.ReturnCode, error) {
 	if wait := f.Addresses.Take(limit.Address(p.Address), f.Now()); wait > 0 {
-		return nil, mqtt.ServerUnavailable, errors.New("the address is over its rate limit")
+		return nil, mqtt.ServerUnavailable, errs.New(errs.Busy, 0, "the address is over its rate limit")
 	}
 	if connect.Username == nil {
 		return nil, mqtt.BadUserNameOrPassword, errors.New("there is no user name")
@@ -263,19 +262,29 @@ func status(err error) int {
 func (s *session) twin(ctx context.Context, r hubtopic.Request, payload []byte) error {
 	began := s.Now()
 	topic, body, err := s.twinAnswer(ctx, r, payload)
+	route, took := "twin", s.Now().Sub(began)
+	if r.Operation == hubtopic.TwinPatch {
+		route = "reported"
+	}
 	if err != nil {
 		id, _ := errs.NewTrackingID(s.Random)
-		s.Logger.Info("mqtt twin request", "hub", s.from.Hub, "device_id", s.from.ID, "status", status(err), "tracking_id", string(id), "error", err)
+		s.failed(ctx, route, took, id, err)
 		topic, body = hubtopic.TwinResponse(status(err), r.RequestID, nil), s.errorBody(err, id)
 	}
 	if s.Observe != nil {
-		route := "twin"
-		if r.Operation == hubtopic.TwinPatch {
-			route = "reported"
-		}
-		s.Observe("PUBLISH", route, status(err), s.Now().Sub(began))
+		s.Observe("PUBLISH", route, status(err), took)
 	}
 	return s.send(hubtopic.TwinResponses, topic, body)
+}
+
+// failed logs a request that was answered with an error.
+func (s *session) failed(ctx context.Context, route string, took time.Duration, id errs.TrackingID, err error) {
+	level := slog.LevelInfo
+	if errs.KindOf(err) == errs.Internal && ctx.Err() == nil {
+		level = slog.LevelError
+	}
+	s.Logger.Log(ctx, level, "mqtt request", "method", "PUBLISH", "route", route, "status", status(err), "duration", took,
+		"tracking_id", string(id), "remote", s.peer.Address, "hub", s.from.Hub, "device_id", s.from.ID, "error", err)
 }
 
 func (s *session) twinAnswer(ctx context.Context, r hubtopic.Request, payload []byte) (topic string, body []byte, err error) {

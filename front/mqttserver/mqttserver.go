@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/berth-iot/berth/errs"
 	machine "github.com/berth-iot/berth/front/internal/mqtt"
 	"github.com/berth-iot/berth/front/internal/websocket"
 	"github.com/berth-iot/berth/hub"
@@ -40,6 +41,9 @@ const (
 	// acceptPause is how long to wait when a connection could not be accepted: for
 	// want of file descriptors, perhaps.
 	acceptPause = 5 * time.Millisecond
+	// maxLogged bounds what is logged of a client identifier, in bytes. Those of
+	// devices are not longer.
+	maxLogged = 128
 )
 
 // A Front is what connections are for.
@@ -158,8 +162,20 @@ func (s *Server) converse(ctx context.Context, c net.Conn, chain []*x509.Certifi
 	})
 	if refusal := (*machine.Refusal)(nil); errors.As(err, &refusal) {
 		s.answered(refusal.Code)
+		s.refused(peer, refusal)
+		return
 	}
 	s.Logger.Debug("mqtt connection ended", "remote", peer.Address, "reason", err)
+}
+
+// refused logs why a client is not let in.
+func (s *Server) refused(peer machine.Peer, r *machine.Refusal) {
+	level := slog.LevelInfo
+	if errs.KindOf(r.Err) == errs.Busy {
+		level = slog.LevelDebug // a flood must not become a flood of lines
+	}
+	s.Logger.Log(context.Background(), level, "mqtt connection refused",
+		"client_id", r.ClientID[:min(len(r.ClientID), maxLogged)], "remote", peer.Address, "code", r.Code.String(), "error", r.Err)
 }
 
 func (s *Server) answered(code mqtt.ReturnCode) {

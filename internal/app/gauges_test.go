@@ -69,7 +69,7 @@ func linkFar(t *testing.T, s *Server, scope device.IDScope) provision.LinkedHub 
 		t.Fatal(err)
 	}
 	far := provision.LinkedHub{Host: "far.example", Weight: 1, Connection: &provision.Connection{Policy: "service", Key: key}}
-	if err := s.hubs.PutLinkedHub(t.Context(), scope, far); err != nil {
+	if err := s.store.PutLinkedHub(t.Context(), scope, far); err != nil {
 		t.Fatal(err)
 	}
 	return far

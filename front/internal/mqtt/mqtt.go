@@ -93,8 +93,9 @@ type Conn struct {
 
 // A Refusal is why a connection is over whose CONNECT was not granted.
 type Refusal struct {
-	Code mqtt.ReturnCode
-	Err  error
+	ClientID string
+	Code     mqtt.ReturnCode
+	Err      error
 }
 
 // Error is that of Err.
@@ -133,7 +134,7 @@ func (c *Conn) serve(ctx context.Context, greet Greeter) error {
 	session, code, err := c.greet(ctx, greet, connect)
 	if err != nil {
 		c.refuse(code)
-		return &Refusal{code, err}
+		return &Refusal{connect.ClientID, code, err}
 	}
 	will := connect.Will
 	defer func() { session.Ended(will, c.reason()) }()
