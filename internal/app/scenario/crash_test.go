@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	mathrand "math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -265,12 +266,18 @@ func TestServerOutlivesPostgreSQL(t *testing.T) {
 			t.Fatal(err)
 		}
 		reach(t, &refused, refused.Load()+3*fleetWorkers)
+		if status := f.ready(); status != http.StatusServiceUnavailable {
+			t.Errorf("/readyz answers %d without a database", status)
+		}
 		if err := postgresql.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
 		reach(t, &acknowledged, acknowledged.Load()+1)
 		recoveries = append(recoveries, time.Since(began))
+		if status := f.ready(); status != http.StatusOK {
+			t.Errorf("/readyz answers %d with a database", status)
+		}
 		if t.Failed() {
 			break
 		}
@@ -288,6 +295,19 @@ func TestServerOutlivesPostgreSQL(t *testing.T) {
 	t.Logf("%d kills of PostgreSQL, %d registrations acknowledged, of %d devices: 0 lost; %d calls were answered 503, %d operations waited for a lease; %s",
 		len(recoveries), acknowledged.Load(), f.homes(), refused.Load(), waited, f.latency())
 	t.Logf("once PostgreSQL takes connections the first device has its home in %s", spread(recoveries))
+}
+
+// ready asks a server whether calls may be sent to it.
+func (f *fleet) ready() (status int) {
+	f.t.Helper()
+	client := f.newClient(nil)
+	defer client.CloseIdleConnections()
+	response, err := client.Get("https://" + dpsHost + "/readyz")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	response.Body.Close()
+	return response.StatusCode
 }
 
 // reach returns when the count is at least n.
