@@ -152,6 +152,9 @@ func smallFiles(c Config) (files []smallFile, left []string, err error) {
 	for _, f := range c.TLS.Certificates {
 		paths = append(paths, f.Certificate, f.Key)
 	}
+	if c.LinkedHubs.CAFile != "" {
+		paths = append(paths, c.LinkedHubs.CAFile)
+	}
 	required := len(paths)
 	paths = append(paths, caCertFile, caKeyFile) // the key is meant to be moved away
 	connections, err := filepath.Glob(filepath.Join(c.Data, "*.connection"))

@@ -154,6 +154,9 @@ func (e *examination) configuration() {
 		}
 	}
 	e.config = c
+	if _, err := openLinks(c); err != nil {
+		e.say(Broken, configFile, "${EDITOR:-vi} "+e.path(configFile), "%v", err)
+	}
 	for _, h := range c.Hosts {
 		e.hosts = append(e.hosts, hub.HostName(h))
 	}

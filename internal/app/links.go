@@ -21,7 +21,7 @@ import (
 const (
 	// linkBudget bounds one call of a move, of which three must fit into an attempt
 	// of the registrar.
-	linkBudget = 20 * time.Second
+	linkBudget = 10 * time.Second
 	// checkBudget bounds the trial of a link: somebody is waiting.
 	checkBudget = 8 * time.Second
 	// A hub that has not answered so often in a row is asked by one at a time, and
@@ -52,13 +52,13 @@ func keyOf(l provision.LinkedHub) linkKey {
 }
 
 // openLinks returns the links of a server that trusts the system's authorities
-// and those of a PEM file, unless that is empty.
-func openLinks(caFile string, now func() time.Time) (*links, error) {
-	l := &links{now: now, opened: map[linkKey]*link{}}
-	if caFile == "" {
+// and those that c names.
+func openLinks(c Config) (*links, error) {
+	l := &links{now: c.clock(), opened: map[linkKey]*link{}}
+	if c.LinkedHubs.CAFile == "" {
 		return l, nil
 	}
-	pem, err := os.ReadFile(caFile)
+	pem, err := os.ReadFile(c.path(c.LinkedHubs.CAFile))
 	if err != nil {
 		return nil, fmt.Errorf("linked_hubs.ca_file: %w", err)
 	}
@@ -67,7 +67,7 @@ func openLinks(caFile string, now func() time.Time) (*links, error) {
 		roots = x509.NewCertPool() // a system without any
 	}
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("linked_hubs.ca_file: %s holds no certificate", caFile)
+		return nil, fmt.Errorf("linked_hubs.ca_file: %s holds no certificate", c.LinkedHubs.CAFile)
 	}
 	l.http.RootCAs = roots
 	return l, nil

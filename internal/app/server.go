@@ -92,11 +92,7 @@ func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_
 	if _, err := s.store.Scope(ctx, scope); err != nil {
 		return nil, fmt.Errorf("id_scope %s: the database does not have it: %w", scope, err)
 	}
-	var caFile string
-	if c.LinkedHubs.CAFile != "" {
-		caFile = c.path(c.LinkedHubs.CAFile)
-	}
-	links, err := openLinks(caFile, c.clock())
+	links, err := openLinks(c)
 	if err != nil {
 		return nil, err
 	}

@@ -290,7 +290,7 @@ func send(w *world, neg bool, args []string, set map[string]string) {
 	if token := w.token(args[0], sas.HubDeviceResource(host, args[0]), "", set); token != "" {
 		request.Header.Set("Authorization", token)
 	}
-	a, err := exchange(w.client(w.certificate(set)), request)
+	a, err := exchange(w.clientOf(host, w.certificate(set)), request)
 	w.ts.Check(err)
 	w.expect(a, neg, http.StatusUnauthorized)
 }

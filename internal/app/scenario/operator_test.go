@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/berth-iot/berth/pki"
 )
@@ -20,7 +21,10 @@ func (w *world) operate(method, host, path string, body any, headers ...string) 
 		text = nil
 	}
 	p := w.owner
-	if host != dpsHost {
+	switch {
+	case w.foreign != nil && host == w.foreign.address:
+		p = w.foreign.policy
+	case host != dpsHost:
 		p = w.hub
 	}
 	request, err := http.NewRequest(method, "https://"+host+path+"?api-version=2021-10-01", bytes.NewReader(text))
@@ -30,7 +34,7 @@ func (w *world) operate(method, host, path string, body any, headers ...string) 
 	for i := 0; i < len(headers); i += 2 {
 		request.Header.Set(headers[i], headers[i+1])
 	}
-	a, err := exchange(w.client(nil), request)
+	a, err := exchange(w.clientOf(host, nil), request)
 	w.ts.Check(err)
 	return a
 }
@@ -178,14 +182,23 @@ func showTwin(w *world, neg bool, args []string, set map[string]string) {
 	w.expect(w.operate("GET", at(set), path, nil), neg, http.StatusNotFound)
 }
 
-// explain shows the newest decision.
-func explain(w *world, neg bool, args []string, _ map[string]string) {
+// explain shows the newest decision, once it says what it is to say.
+func explain(w *world, neg bool, args []string, set map[string]string) {
 	w.must(neg)
-	a := w.operate("GET", dpsHost, "/berth/v1/decisions/"+url.PathEscape(args[0]), nil)
-	var decisions []json.RawMessage
-	w.ts.Check(json.Unmarshal(a.body, &decisions))
-	if len(decisions) == 0 {
-		w.ts.Fatalf("nothing was decided about %s", args[0])
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(time.Minute); ; <-tick.C {
+		a := w.operate("GET", dpsHost, "/berth/v1/decisions/"+url.PathEscape(args[0]), nil)
+		var decisions []json.RawMessage
+		w.ts.Check(json.Unmarshal(a.body, &decisions))
+		switch {
+		case len(decisions) == 0:
+			w.ts.Fatalf("nothing was decided about %s", args[0])
+		case strings.Contains(string(decisions[0]), set["until"]):
+			w.show(answer{status: a.status, body: decisions[0]})
+			return
+		case time.Now().After(deadline):
+			w.ts.Fatalf("it does not say %q: %s", set["until"], decisions[0])
+		}
 	}
-	w.show(answer{status: a.status, body: decisions[0]})
 }

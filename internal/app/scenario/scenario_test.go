@@ -6,8 +6,12 @@
 // In a script, names of keys, certificates and TPMs are the script's own.
 // Operators prepare:
 //
-//	serve [polling]                      start a server with one hub, hub.example;
-//	                                     polling: it answers no registration at once
+//	serve [polling] [elsewhere]          start a server with one hub, hub.example;
+//	                                     polling: it answers no registration at once;
+//	                                     elsewhere: the hub of another whole server,
+//	                                     $ELSEWHERE, is linked to it
+//	elsewhere up|down|roll               start or stop that server, or give its hub's policy
+//	                                     another key
 //	link HOST | unlink HOST              a further hub
 //	enroll ID EXPECTS... | group ID EXPECTS...
 //	                                     write an enrollment, over one that may be there
@@ -16,7 +20,7 @@
 //	record ID                            show the registration record
 //	device ID [at=HOST]                  show the identity at the hub
 //	twin ID [at=HOST] [desired=JSON]     show the twin, after a change to it
-//	explain ID                           show the last decision
+//	explain ID [until=TEXT]              show the last decision, when it says that
 //
 // where EXPECTS is key=K[,K2], cert=C[,C2] or tpm=T[,srk], and may be followed
 // by disabled and with=JSON, further members of the body.
@@ -33,6 +37,7 @@
 // Devices call:
 //
 //	register ID SHOWS... | poll ID SHOWS... | lookup ID SHOWS...
+//	await ID SHOWS...                    poll until the registration is not under way
 //	activate TPM                         let it take in the last blob
 //	send ID SHOWS... [at=HOST]           send telemetry to the hub
 //	noise N KIND ID SHOWS...             register with N random bodies, all to be refused
@@ -103,30 +108,32 @@ func TestScenarios(t *testing.T) {
 type command func(w *world, neg bool, args []string, set map[string]string)
 
 var commands = map[string]func(*testscript.TestScript, bool, []string){
-	"serve":    run(0, 1, serve, "polling"),
-	"link":     run(1, 0, link),
-	"unlink":   run(1, 0, unlink),
-	"enroll":   run(1, 1, enroll("enrollments", "registrationId"), "disabled", "key", "cert", "tpm", "with"),
-	"group":    run(1, 1, enroll("enrollmentGroups", "enrollmentGroupId"), "disabled", "key", "cert", "tpm", "with"),
-	"unenroll": run(1, 0, remove("enrollments")),
-	"ungroup":  run(1, 0, remove("enrollmentGroups")),
-	"forget":   run(1, 0, remove("registrations")),
-	"record":   run(1, 0, record),
-	"device":   run(1, 0, showDevice, "at"),
-	"twin":     run(1, 0, showTwin, "at", "desired"),
-	"explain":  run(1, 0, explain),
-	"key":      run(1, 1, drawKey),
-	"ca":       run(1, 0, makeCA, "under"),
-	"leaf":     run(1, 0, makeLeaf, "cn", "under", "from", "until"),
-	"tpm":      run(1, 0, startTPM),
-	"register": run(1, 0, deviceCall("register"), shows...),
-	"poll":     run(1, 0, deviceCall("poll"), append(shows, "operation")...),
-	"lookup":   run(1, 0, deviceCall("lookup"), shows...),
-	"activate": run(1, 0, activate),
-	"send":     run(1, 0, send, append(shows, "at")...),
-	"noise":    run(3, 0, noise, shows...),
-	"payload":  run(2, 0, payload),
-	"clock":    run(1, 0, turnClock),
+	"serve":     run(0, 2, serve),
+	"elsewhere": run(1, 0, elsewhere),
+	"link":      run(1, 0, link),
+	"unlink":    run(1, 0, unlink),
+	"enroll":    run(1, 1, enroll("enrollments", "registrationId"), "disabled", "key", "cert", "tpm", "with"),
+	"group":     run(1, 1, enroll("enrollmentGroups", "enrollmentGroupId"), "disabled", "key", "cert", "tpm", "with"),
+	"unenroll":  run(1, 0, remove("enrollments")),
+	"ungroup":   run(1, 0, remove("enrollmentGroups")),
+	"forget":    run(1, 0, remove("registrations")),
+	"record":    run(1, 0, record),
+	"device":    run(1, 0, showDevice, "at"),
+	"twin":      run(1, 0, showTwin, "at", "desired"),
+	"explain":   run(1, 0, explain, "until"),
+	"key":       run(1, 1, drawKey),
+	"ca":        run(1, 0, makeCA, "under"),
+	"leaf":      run(1, 0, makeLeaf, "cn", "under", "from", "until"),
+	"tpm":       run(1, 0, startTPM),
+	"register":  run(1, 0, deviceCall("register"), shows...),
+	"poll":      run(1, 0, deviceCall("poll"), append(shows, "operation")...),
+	"lookup":    run(1, 0, deviceCall("lookup"), shows...),
+	"await":     run(1, 0, await, append(shows, "operation")...),
+	"activate":  run(1, 0, activate),
+	"send":      run(1, 0, send, append(shows, "at")...),
+	"noise":     run(3, 0, noise, shows...),
+	"payload":   run(2, 0, payload),
+	"clock":     run(1, 0, turnClock),
 }
 
 var shows = []string{"key", "derived", "signed", "cert", "alone", "tpm", "srk", "for", "scope", "name", "until", "body", "version"}

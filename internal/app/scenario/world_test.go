@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -44,8 +45,9 @@ type world struct {
 	scope   string
 	address string
 	roots   *x509.CertPool
-	owner   policy // of the provisioning service
-	hub     policy // of the first hub
+	owner   policy   // of the provisioning service
+	hub     policy   // of the first hub
+	foreign *foreign // or nil
 
 	keys   map[string]device.SymmetricKey
 	cas    map[string]*pki.Issuer
@@ -82,7 +84,15 @@ func initialise(data string, polling bool, dsnFile string) error {
 
 func serve(w *world, neg bool, args []string, _ map[string]string) {
 	w.must(neg)
-	w.ts.Check(initialise(w.data, len(args) == 1, ""))
+	for _, a := range args {
+		if a != "polling" && a != "elsewhere" {
+			w.ts.Fatalf("%s is not known here; polling and elsewhere are", a)
+		}
+	}
+	w.ts.Check(initialise(w.data, slices.Contains(args, "polling"), ""))
+	if slices.Contains(args, "elsewhere") {
+		w.startForeign()
+	}
 	config, err := app.LoadConfig(w.data)
 	w.ts.Check(err)
 	config.Now = w.now
