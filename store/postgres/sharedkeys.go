@@ -14,15 +14,16 @@ import (
 const learnBatch = 1000
 
 const (
-	insertKeyUse     = "INSERT INTO symmetric_key_use (scope, digest, key) SELECT $1, d, $2 FROM unnest($3::bytea[]) AS d ON CONFLICT DO NOTHING"
-	deleteKeyUse     = "DELETE FROM symmetric_key_use WHERE scope = $1 AND key = $2 AND digest = ANY($3::bytea[])"
-	learnKeyUse      = "INSERT INTO symmetric_key_use (scope, digest, key) SELECT $1, d, k FROM unnest($2::bytea[], $3::text[]) AS u (d, k) ON CONFLICT DO NOTHING"
-	selectSharers    = "SELECT DISTINCT key FROM symmetric_key_use WHERE scope = $1 AND digest = ANY($2::bytea[]) AND key <> $3 ORDER BY key LIMIT $4"
-	selectKeysOf     = "SELECT id, key, keys FROM enrollment WHERE scope = $1 AND kind = 'individual' AND key = ANY($2::text[]) ORDER BY key"
-	selectAllSharers = record.SelectSharers + "$1" + record.SharersOrder
-	selectKeys       = `SELECT key, keys FROM enrollment
+	insertKeyUse  = "INSERT INTO symmetric_key_use (scope, digest, key) SELECT $1, d, $2 FROM unnest($3::bytea[]) AS d ON CONFLICT DO NOTHING"
+	deleteKeyUse  = "DELETE FROM symmetric_key_use WHERE scope = $1 AND key = $2 AND digest = ANY($3::bytea[])"
+	learnKeyUse   = "INSERT INTO symmetric_key_use (scope, digest, key) SELECT $1, d, k FROM unnest($2::bytea[], $3::text[]) AS u (d, k) ON CONFLICT DO NOTHING"
+	selectSharers = "SELECT DISTINCT key FROM symmetric_key_use WHERE scope = $1 AND digest = ANY($2::bytea[]) AND key <> $3 ORDER BY key LIMIT $4"
+	selectKeysOf  = "SELECT id, key, keys FROM enrollment WHERE scope = $1 AND kind = 'individual' AND key = ANY($2::text[]) ORDER BY key"
+	selectKeys    = `SELECT key, keys FROM enrollment
 		WHERE scope = $1 AND kind = 'individual' AND key > $2 AND keys IS NOT NULL ORDER BY key LIMIT $3 FOR SHARE`
 )
+
+var selectAllSharers = record.SelectSharers("$1")
 
 // SharedKeys implements enroll.Store.
 func (s *Store) SharedKeys(ctx context.Context, scope device.IDScope, keys attest.SymmetricKeys, except device.RegistrationID) ([]string, error) {

@@ -16,10 +16,11 @@ const (
 	deleteKeyUse  = "DELETE FROM symmetric_key_use WHERE scope = ? AND digest = ? AND key = ?"
 	selectSharers = `SELECT id FROM enrollment WHERE scope = ?1 AND kind = 'individual' AND key IN (
 		SELECT DISTINCT key FROM symmetric_key_use WHERE scope = ?1 AND digest IN (?2, ?3) AND key <> ?4 ORDER BY key LIMIT ?5) ORDER BY key`
-	selectAllSharers = record.SelectSharers + "?" + record.SharersOrder
-	selectKeys       = `SELECT key, keys FROM enrollment
+	selectKeys = `SELECT key, keys FROM enrollment
 		WHERE scope = ? AND kind = 'individual' AND key > ? AND keys IS NOT NULL ORDER BY key LIMIT ?`
 )
+
+var selectAllSharers = record.SelectSharers("?1")
 
 // SharedKeys implements enroll.Store.
 func (s *Store) SharedKeys(ctx context.Context, scope device.IDScope, keys attest.SymmetricKeys, except device.RegistrationID) (ids []string, err error) {

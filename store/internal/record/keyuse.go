@@ -98,18 +98,17 @@ func KeyShared(ids []string) *errs.Error {
 	return errs.New(errs.Conflict, errs.CodeEnrollmentConflict, "attestation.symmetricKey: has a key that is also in the enrollment of %s; each device needs keys of its own.", names)
 }
 
-// SelectSharers begins a query for who shares keys: the digests that several
-// enrollments have, each with the first MaxSharers of them. It goes on with the
-// scope and SharersOrder.
-const (
-	SelectSharers = `SELECT n.digest, e.id FROM (
-			SELECT scope, digest, key, min(key) OVER same AS first, count(*) OVER same AS together,
-				row_number() OVER (PARTITION BY digest ORDER BY key) AS number
-			FROM symmetric_key_use WHERE scope = `
-	SharersOrder = ` WINDOW same AS (PARTITION BY digest)
-		) AS n JOIN enrollment AS e ON e.scope = n.scope AND e.kind = 'individual' AND e.key = n.key
-		WHERE n.together > 1 AND n.number <= 10 ORDER BY n.first, n.digest, n.key`
-)
+// SelectSharers is the query for who shares keys: the digests that several
+// enrollments have, each with all of them. Its argument is the scope, whose
+// placeholder differs between engines.
+func SelectSharers(scope string) string {
+	return `SELECT u.digest, e.id FROM (
+			SELECT digest, min(key) AS first FROM symmetric_key_use WHERE scope = ` + scope + ` GROUP BY digest HAVING count(*) > 1
+		) AS n
+		JOIN symmetric_key_use AS u ON u.scope = ` + scope + ` AND u.digest = n.digest
+		JOIN enrollment AS e ON e.scope = u.scope AND e.kind = 'individual' AND e.key = u.key
+		ORDER BY n.first, n.digest, u.key`
+}
 
 // Sharers gathers the rows of SelectSharers.
 type Sharers struct {
@@ -123,8 +122,9 @@ func (s *Sharers) Read(r *Row) error {
 	if s.digest == nil || !bytes.Equal(digest, s.digest) {
 		s.groups, s.digest = append(s.groups, nil), digest
 	}
-	last := len(s.groups) - 1
-	s.groups[last] = append(s.groups[last], id)
+	if last := len(s.groups) - 1; len(s.groups[last]) < MaxSharers {
+		s.groups[last] = append(s.groups[last], id)
+	}
 	return nil
 }
 
