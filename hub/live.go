@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"hash/fnv"
 	"sync"
 )
 
@@ -32,6 +33,10 @@ var (
 // live are the devices that are connected to this process. The zero value is
 // ready.
 type live struct {
+	// telling are held, each for some of the devices, from before their desired
+	// properties change until they were told: they hear of versions in order.
+	telling [256]sync.Mutex
+
 	mu      sync.Mutex // guards what follows
 	links   map[Place]Link
 	awaited map[Place]*awaited
@@ -41,6 +46,13 @@ type live struct {
 type awaited struct {
 	arrived chan struct{} // closed when it connects
 	by      int           // how many wait
+}
+
+// turn is the lock under which a device's desired properties change.
+func (l *live) turn(at Place) *sync.Mutex {
+	h := fnv.New32a()
+	h.Write([]byte(at.Hub + "/" + string(at.ID)))
+	return &l.telling[h.Sum32()%uint32(len(l.telling))]
 }
 
 // Attach makes link the device's connection, and ends the one before: a device has
@@ -69,6 +81,9 @@ func (s *Service) Attach(at Place, link Link) (detach func()) {
 		}
 	}
 }
+
+// Connected reports whether the device has a connection to this process.
+func (s *Service) Connected(at Place) bool { return s.live.link(at) != nil }
 
 // link returns the device's connection, or nil.
 func (l *live) link(at Place) Link {

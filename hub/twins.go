@@ -56,6 +56,9 @@ func (s *Service) changeTwin(ctx context.Context, caller access.Caller, hub stri
 	if err := caller.Require(access.ServiceConnect); err != nil {
 		return nil, nil, err
 	}
+	turn := s.live.turn(Place{hub, id})
+	turn.Lock()
+	defer turn.Unlock()
 	var of *Device
 	var before, changed *Twin
 	err := s.registry.Change(ctx, hub, id, func(d *Device, t *Twin) (*Device, *Twin, error) {

@@ -60,10 +60,10 @@ type capabilitiesJSON struct {
 	IoTEdge bool `json:"iotEdge"`
 }
 
-func encodeDevice(d *hub.Device) deviceJSON {
+func encodeDevice(d *hub.Device, connected bool) deviceJSON {
 	return deviceJSON{
 		DeviceID: d.ID, GenerationID: d.GenerationID, ETag: d.ETag,
-		ConnectionState: "Disconnected", Status: status(d), StatusReason: orNull(d.StatusReason),
+		ConnectionState: connectionState(connected), Status: status(d), StatusReason: orNull(d.StatusReason),
 		ConnectionStateUpdatedTime: timeJSON(time.Time{}), StatusUpdatedTime: timeJSON(d.StatusUpdated), LastActivityTime: timeJSON(time.Time{}),
 		Authentication: authenticationJSON{
 			SymmetricKey:   symmetricKeyJSON{orNull(d.Auth.Keys.Primary.Base64()), orNull(d.Auth.Keys.Secondary.Base64())},
@@ -185,7 +185,7 @@ func (a api) getDevice(w http.ResponseWriter, r *rest.Request, caller access.Cal
 	if err != nil {
 		return err
 	}
-	return answer(w, d.ETag, encodeDevice(d))
+	return answer(w, d.ETag, encodeDevice(d, a.connected(d)))
 }
 
 func (a api) putDevice(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
@@ -204,7 +204,7 @@ func (a api) putDevice(w http.ResponseWriter, r *rest.Request, caller access.Cal
 	if err != nil {
 		return err
 	}
-	return answer(w, d.ETag, encodeDevice(d))
+	return answer(w, d.ETag, encodeDevice(d, a.connected(d)))
 }
 
 func (a api) deleteDevice(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
@@ -231,7 +231,7 @@ func (a api) listDevices(w http.ResponseWriter, r *rest.Request, caller access.C
 	}
 	list := make([]deviceJSON, len(ds))
 	for i, d := range ds {
-		list[i] = encodeDevice(d)
+		list[i] = encodeDevice(d, a.connected(d))
 	}
 	return answerJSON(w, list)
 }
@@ -250,6 +250,18 @@ func (a api) statistics(w http.ResponseWriter, r *rest.Request, caller access.Ca
 
 // answer sends a document with its entity tag, which some clients take from the
 // header and some from the body.
+// connected reports whether the device has a connection to this server.
+func (a api) connected(d *hub.Device) bool {
+	return a.Service.Connected(hub.Place{Hub: d.Hub, ID: d.ID})
+}
+
+func connectionState(connected bool) string {
+	if connected {
+		return "Connected"
+	}
+	return "Disconnected"
+}
+
 func answer(w http.ResponseWriter, etag string, document any) error {
 	w.Header().Set("ETag", `"`+etag+`"`)
 	return answerJSON(w, document)

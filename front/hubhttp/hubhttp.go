@@ -56,6 +56,7 @@ func New(c Config) http.Handler {
 			{Method: http.MethodGet, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.getTwin)},
 			{Method: http.MethodPatch, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.patchTwin)},
 			{Method: http.MethodPut, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.putTwin)},
+			{Method: http.MethodPost, Pattern: "/twins/{id}/methods", Serve: a.operator("/twins/", a.postMethod)},
 			{Method: http.MethodPost, Pattern: "/devices/{id}/messages/events", Serve: a.postEvents},
 		},
 		Refuse:    a.refuse,
