@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	kills  = flag.Int("kills", 8, "how many times a server is killed, and PostgreSQL a quarter as often")
+	kills  = flag.Int("kills", 6, "how many times a server is killed, and PostgreSQL a quarter as often")
 	engine = flag.String("engine", "", "the one engine to test, sqlite or postgres")
 )
 
