@@ -3,19 +3,37 @@ package app
 import (
 	"context"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/berth-iot/berth/provision"
 )
 
-// gaugesTimeout bounds what a scrape waits for the database.
-const gaugesTimeout = 5 * time.Second
+const (
+	// gaugesTimeout bounds what a scrape waits for the database.
+	gaugesTimeout = 5 * time.Second
+	// gaugesStale is for how long what was read there is good: ten thousand
+	// registrations take a third of a second of one core.
+	gaugesStale = 5 * time.Second
+)
 
 // gauges are what is read of a server when Prometheus asks. What the database
 // knows is missing while it does not answer.
-type gauges struct{ *Server }
+type gauges struct {
+	*Server
+
+	mu   sync.Mutex // guards last
+	last *unfinished
+}
+
+// unfinished are the registrations under way as they were at a moment.
+type unfinished struct {
+	at      time.Time
+	err     error // they could not be read
+	states  map[string]int
+	oldest  time.Duration
+	waiting map[destination]int
+}
 
 // What a registration under way waits for.
 const (
@@ -51,7 +69,7 @@ func gauge(d *prometheus.Desc, value float64, labels ...string) prometheus.Metri
 }
 
 // Describe implements prometheus.Collector.
-func (g gauges) Describe(out chan<- *prometheus.Desc) {
+func (g *gauges) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		databaseUp, databaseSize, underWay, oldestUnderWay, linkFailures, linkSuccess, linkWaiting, mqttOpen, certificateNotAfter,
 	} {
@@ -60,14 +78,17 @@ func (g gauges) Describe(out chan<- *prometheus.Desc) {
 }
 
 // Collect implements prometheus.Collector.
-func (g gauges) Collect(out chan<- prometheus.Metric) {
+func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), gaugesTimeout)
 	defer cancel()
 	up := 0.0
-	if unfinished, err := g.store.DueRegistrations(ctx, farFuture, maxWaiting); err == nil {
+	if u := g.unfinished(ctx); u.err == nil {
 		up = 1
-		g.collectUnderWay(out, unfinished)
-		g.collectLinks(ctx, out, unfinished)
+		for state, n := range u.states {
+			out <- gauge(underWay, float64(n), state)
+		}
+		out <- gauge(oldestUnderWay, u.oldest.Seconds())
+		g.collectLinks(ctx, out, u.waiting)
 	}
 	out <- gauge(databaseUp, up)
 	g.collectFiles(out)
@@ -75,34 +96,39 @@ func (g gauges) Collect(out chan<- prometheus.Metric) {
 	out <- gauge(mqttOpen, float64(g.mqtt.Open()))
 }
 
-func (g gauges) collectUnderWay(out chan<- prometheus.Metric, unfinished []*provision.Registration) {
+// unfinished reads the registrations under way, unless somebody did just now.
+func (g *gauges) unfinished(ctx context.Context) *unfinished {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.last != nil && time.Since(g.last.at) < gaugesStale {
+		return g.last
+	}
+	found, err := g.store.DueRegistrations(ctx, farFuture, maxWaiting)
+	g.last = &unfinished{
+		at: time.Now(), err: err, waiting: countWaiting(found),
+		states: map[string]int{underWayLeased: 0, underWayDue: 0, underWayDelayed: 0},
+	}
 	now := g.config.clock()()
-	states := map[string]int{underWayLeased: 0, underWayDue: 0, underWayDelayed: 0}
-	var oldest time.Duration
-	for _, r := range unfinished {
-		oldest = max(oldest, now.Sub(r.Updated))
+	for _, r := range found {
+		g.last.oldest = max(g.last.oldest, now.Sub(r.Updated))
 		switch {
 		case !now.Before(r.Pending.Due):
-			states[underWayDue]++
+			g.last.states[underWayDue]++
 		case now.Before(r.Pending.Lease):
-			states[underWayLeased]++
+			g.last.states[underWayLeased]++
 		default:
-			states[underWayDelayed]++
+			g.last.states[underWayDelayed]++
 		}
 	}
-	for state, n := range states {
-		out <- gauge(underWay, float64(n), state)
-	}
-	out <- gauge(oldestUnderWay, oldest.Seconds())
+	return g.last
 }
 
 // collectLinks tells of the hubs elsewhere of all scopes.
-func (g gauges) collectLinks(ctx context.Context, out chan<- prometheus.Metric, unfinished []*provision.Registration) {
+func (g *gauges) collectLinks(ctx context.Context, out chan<- prometheus.Metric, waiting map[destination]int) {
 	scopes, err := g.hubs.listScopes(ctx)
 	if err != nil {
 		return
 	}
-	waiting := countWaiting(unfinished)
 	for _, scope := range scopes {
 		linked, err := g.store.Linked(ctx, scope)
 		if err != nil {
@@ -125,7 +151,7 @@ func (g gauges) collectLinks(ctx context.Context, out chan<- prometheus.Metric, 
 }
 
 // collectFiles tells the size of the database and its log, where they are files.
-func (g gauges) collectFiles(out chan<- prometheus.Metric) {
+func (g *gauges) collectFiles(out chan<- prometheus.Metric) {
 	if g.config.Store.PostgresDSNFile != "" {
 		return
 	}
@@ -136,7 +162,7 @@ func (g gauges) collectFiles(out chan<- prometheus.Metric) {
 	}
 }
 
-func (g gauges) collectCertificates(out chan<- prometheus.Metric) {
+func (g *gauges) collectCertificates(out chan<- prometheus.Metric) {
 	told := map[string]bool{}
 	for i, pair := range g.tls.current.Load().Certificates {
 		if name := g.config.TLS.Certificates[i].Certificate; !told[name] {

@@ -62,6 +62,18 @@ func TestGaugesOfRegistrationsUnderWay(t *testing.T) {
 	}
 }
 
+// A server whose database is away still tells that, and what it knows itself.
+func TestGaugesWithoutTheDatabase(t *testing.T) {
+	_, s, _ := start(t, func(c *Config) { c.Metrics.Listen = "127.0.0.1:0" })
+	if err := s.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	body := counts(t, s, `berth_database_up 0`, `berth_mqtt_connections_open 0`)
+	if strings.Contains(body, "berth_registrations_under_way") {
+		t.Error("registrations that nobody could read are counted")
+	}
+}
+
 func linkFar(t *testing.T, s *Server, scope device.IDScope) provision.LinkedHub {
 	t.Helper()
 	key, err := device.ParseSymmetricKey(deviceKey)

@@ -103,7 +103,7 @@ func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_
 		return nil, err
 	}
 	s.handler = s.assemble(scope, key, version)
-	s.metrics.registry.MustRegister(gauges{s})
+	s.metrics.registry.MustRegister(&gauges{Server: s})
 	if s.listener, err = net.Listen("tcp", c.Listen); err != nil {
 		return nil, listenError(c.Listen, err)
 	}
