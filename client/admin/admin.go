@@ -213,6 +213,17 @@ func (c *Client) call(ctx context.Context, method, path string, body []byte, v a
 	return c.callIf(ctx, "", method, path, body, v)
 }
 
+// once is call for what would do harm if it were done twice.
+func (c *Client) once(ctx context.Context, method, path string, body []byte, v any) error {
+	answer, err := c.rest.Do(ctx, rest.Request{
+		Method: method, Path: "/berth/v1/" + path, Body: body, Authorize: c.authorize, MaxAnswer: maxAnswer,
+	})
+	if err != nil {
+		return err
+	}
+	return answer.JSON(v)
+}
+
 // callIf is call with an If-Match, unless that is empty.
 func (c *Client) callIf(ctx context.Context, ifMatch, method, path string, body []byte, v any) error {
 	header := http.Header{}

@@ -66,7 +66,9 @@ type Scopes interface {
 
 // Config is what the handler is made of. All members are required.
 type Config struct {
-	Scopes   Scopes // the one that a request's Host header names is administered
+	Home     device.IDScope // the scope that the server is made for
+	Scopes   Scopes         // the one that a request's Host header names is administered
+	Tenants  Tenants
 	Policies access.Keeper
 	Secrets  hsm.Deriver // servers that share it make the same entity tags
 
@@ -113,7 +115,7 @@ type front struct{ Config }
 
 // routes are the operations, each of which openapi.json describes.
 func (f front) routes() []rest.Route {
-	return slices.Concat(f.policyRoutes("/berth/v1/policies", f.scopeOwner), f.policyRoutes("/berth/v1/hubs/{host}/policies", f.hubOwner), f.certificateRoutes(), f.trustRoutes(), []rest.Route{
+	return slices.Concat(f.policyRoutes("/berth/v1/policies", f.scopeOwner), f.policyRoutes("/berth/v1/hubs/{host}/policies", f.hubOwner), f.scopeRoutes(), f.certificateRoutes(), f.trustRoutes(), []rest.Route{
 		{Method: http.MethodGet, Pattern: "/healthz", Serve: f.health},
 		{Method: http.MethodGet, Pattern: "/readyz", Serve: f.ready},
 		{Method: http.MethodGet, Pattern: "/berth/v1/openapi.json", Serve: f.openapi},

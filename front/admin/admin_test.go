@@ -77,7 +77,7 @@ func start(t *testing.T) *server {
 	})
 	s.enroller = provision.NewEnroller(provision.EnrollerConfig{Store: store, Records: store, Trust: store, Journal: journal, Now: time.Now, Random: rand.Reader})
 	s.Server = httptest.NewServer(documented(t, New(Config{
-		Scopes: scopes{store}, Policies: store, Secrets: secrets,
+		Home: scope, Scopes: scopes{store}, Tenants: store, Policies: store, Secrets: secrets,
 		Decisions: s.enroller,
 		Links:     links{store}, Lists: s.enroller, Certificates: s.enroller, Trust: s.enroller, Messages: store, Version: "1.2.3",
 		Ready:    func(context.Context) error { return s.ready },
@@ -137,6 +137,11 @@ func token(p access.Policy) string {
 
 func (s *server) open(ctx context.Context, method, path, body, authorization string) *http.Response {
 	s.Helper()
+	return s.openAt(ctx, host, method, path, body, authorization)
+}
+
+func (s *server) openAt(ctx context.Context, host, method, path, body, authorization string) *http.Response {
+	s.Helper()
 	r, err := http.NewRequestWithContext(ctx, method, s.URL+path, strings.NewReader(body))
 	if err != nil {
 		s.Fatal(err)
@@ -157,7 +162,13 @@ func (s *server) open(ctx context.Context, method, path, body, authorization str
 
 func (s *server) send(method, path, body, authorization string) (status int, answer string) {
 	s.Helper()
-	r := s.open(s.Context(), method, path, body, authorization)
+	return s.sendTo(host, method, path, body, authorization)
+}
+
+// sendTo sends a call to one of the server's hosts.
+func (s *server) sendTo(host, method, path, body, authorization string) (status int, answer string) {
+	s.Helper()
+	r := s.openAt(s.Context(), host, method, path, body, authorization)
 	defer r.Body.Close()
 	b, err := io.ReadAll(r.Body)
 	if err != nil {

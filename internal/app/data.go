@@ -43,6 +43,8 @@ const (
 	HubConnectionFile = "hub.connection"
 	// CAFile is the CA that clients need to trust the server.
 	CAFile = caCertFile
+	// CAKeyFile is its key.
+	CAKeyFile = caKeyFile
 )
 
 // The names of the policies that init makes, those of the original services.

@@ -21,6 +21,7 @@ import (
 	"github.com/berth-iot/berth/hsm/soft"
 	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/pki"
+	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/store/sqlite"
 )
 
@@ -248,21 +249,38 @@ func (e *examination) tenant() {
 		e.say(Broken, configFile, e.fromBackup(configFile), "id_scope %s is not in the database", scope)
 		return
 	}
-	linked, err := e.snapshot.Linked(scope)
-	if err != nil {
-		e.say(Broken, databaseFile, "", "reading the linked hubs: %v", err)
+	scopes, err := e.snapshot.ListScopes()
+	if err == nil {
+		err = useEach(scopes, e.snapshot.Linked, e.tenancy)
 	}
-	for _, l := range linked {
-		if l.Connection != nil {
-			continue // a hub elsewhere has certificates of its own
-		}
-		if name := hub.HostName(l.Host); !slices.Contains(e.hosts, name) {
+	if err != nil {
+		e.say(Broken, databaseFile, "", "reading the scopes and their hubs: %v", err)
+	}
+}
+
+// tenancy notes the names of a scope and of its hubs.
+func (e *examination) tenancy(s provision.Scope, linked []provision.LinkedHub) {
+	add := func(host string) {
+		if name := hub.HostName(host); !slices.Contains(e.hosts, name) {
 			e.hosts = append(e.hosts, name)
 		}
 	}
-	if len(linked) == 0 {
-		e.say(Warning, "hubs", "berth hub link HOST --data "+e.data, "none is linked, so no device can be assigned")
+	for _, h := range s.Hosts {
+		add(h)
 	}
+	for _, l := range linked {
+		if l.Connection == nil { // a hub elsewhere has certificates of its own
+			add(l.Host)
+		}
+	}
+	if len(linked) > 0 {
+		return
+	}
+	if string(s.ID) == e.config.IDScope {
+		e.say(Warning, "hubs", "berth hub link HOST --data "+e.data, "none is linked, so no device can be assigned")
+		return
+	}
+	e.say(Warning, "hubs", fmt.Sprintf("berth scope connection %s --out FILE, then: berth hub link HOST --connection-string-file FILE", s.ID), "none is linked to the scope %s, so no device of it can be assigned", s.ID)
 }
 
 // connections holds the connection strings against the policies.
@@ -366,8 +384,11 @@ func (e *examination) certificates() {
 // validity reports whether a certificate is valid now.
 func (e *examination) validity(file string, c *x509.Certificate) bool {
 	renew := "put a new certificate into " + e.config.path(file) + " and its key beside it; the server takes it within " + reloadInterval.String()
-	if file == caCertFile {
+	switch {
+	case file == caCertFile:
 		renew = "make a CA and server certificates anew, and give " + caCertFile + " to every client before"
+	case e.madeHere(c):
+		renew = e.renewal()
 	}
 	left := c.NotAfter.Sub(e.now)
 	days := int(left.Hours() / 24)
@@ -384,6 +405,24 @@ func (e *examination) validity(file string, c *x509.Certificate) bool {
 		e.fine(file, "is valid for %d days", days)
 	}
 	return true
+}
+
+// madeHere reports whether the CA that init made issued a certificate.
+func (e *examination) madeHere(leaf *x509.Certificate) bool {
+	f, err := readSmall(e.path(caCertFile))
+	if err != nil {
+		return false
+	}
+	cas, err := pki.ParseCertificates(f.content)
+	return err == nil && slices.ContainsFunc(cas, func(ca *x509.Certificate) bool { return leaf.CheckSignatureFrom(ca) == nil })
+}
+
+// renewal is how a certificate of that CA is made anew.
+func (e *examination) renewal() string {
+	if _, err := os.Stat(e.path(caKeyFile)); err != nil {
+		return "berth certificate renew --ca-key /SAFE/PLACE/" + caKeyFile + " --data " + e.data
+	}
+	return "berth certificate renew --data " + e.data
 }
 
 // vouched checks that clients have reason to believe a certificate.
@@ -411,7 +450,11 @@ func (e *examination) names(file string, leaf *x509.Certificate) {
 		}
 	}
 	if missing != nil {
-		e.say(Broken, file, "put a certificate with these names into "+e.config.path(file)+", or correct hosts in "+e.path(configFile)+" or berth hub list",
+		fix := "put a certificate with these names into " + e.config.path(file) + ", or correct hosts in " + e.path(configFile) + " or berth hub list"
+		if e.madeHere(leaf) {
+			fix = e.renewal()
+		}
+		e.say(Broken, file, fix,
 			"lacks the names %s", strings.Join(missing, ", "))
 		return
 	}

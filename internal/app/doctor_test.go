@@ -244,8 +244,8 @@ func TestTheDoctorFinds(t *testing.T) {
 			}
 		}, want: "broken clock: it is ", fix: "timedatectl set-ntp true"},
 		{name: "a clock before the certificate", plant: func(*testing.T, string) {}, later: -365 * day, want: "broken tls.pem: is valid from", fix: "timedatectl set-ntp true"},
-		{name: "an expired certificate", plant: func(*testing.T, string) {}, later: pki.LeafLifetime + day, want: "broken tls.pem: expired on", fix: "DATA/tls.pem"},
-		{name: "a certificate that expires", plant: func(*testing.T, string) {}, later: pki.LeafLifetime - 20*day - time.Hour, want: "warning tls.pem: expires in 20 days", fix: "DATA/tls.pem"},
+		{name: "an expired certificate", plant: func(*testing.T, string) {}, later: pki.LeafLifetime + day, want: "broken tls.pem: expired on", fix: "berth certificate renew --data DATA"},
+		{name: "a certificate that expires", plant: func(*testing.T, string) {}, later: pki.LeafLifetime - 20*day - time.Hour, want: "warning tls.pem: expires in 20 days", fix: "berth certificate renew --data DATA"},
 		{name: "an expired CA", plant: func(*testing.T, string) {}, later: pki.AuthorityLifetime + day, want: "broken ca.pem: expired on", fix: "anew"},
 		{name: "a key of another certificate", plant: func(t *testing.T, data string) {
 			b, err := os.ReadFile(filepath.Join(data, caKeyFile))
@@ -254,7 +254,7 @@ func TestTheDoctorFinds(t *testing.T) {
 			}
 			write(t, filepath.Join(data, serverKeyFile), string(b), 0o600)
 		}, want: "broken tls.pem: ", fix: "tar -xf BACKUP.tar -C DATA tls.pem tls.key"},
-		{name: "a certificate without the host", plant: func(t *testing.T, data string) { reissue(t, data, false, "hub.localhost") }, want: "broken tls.pem: lacks the names localhost", fix: "DATA/tls.pem"},
+		{name: "a certificate without the host", plant: func(t *testing.T, data string) { reissue(t, data, false, "hub.localhost") }, want: "broken tls.pem: lacks the names localhost", fix: "berth certificate renew --data DATA"},
 		{name: "a certificate without a linked hub", plant: func(t *testing.T, data string) {
 			s := openRestored(t, data)
 			scopes, err := s.ListScopes(t.Context())
@@ -264,7 +264,7 @@ func TestTheDoctorFinds(t *testing.T) {
 			if err := s.PutLinkedHub(t.Context(), scopes[0].ID, provision.LinkedHub{Host: "north.example.com:8443", Weight: 1}); err != nil {
 				t.Fatal(err)
 			}
-		}, want: "broken tls.pem: lacks the names north.example.com", fix: "berth hub list"},
+		}, want: "broken tls.pem: lacks the names north.example.com", fix: "berth certificate renew --data DATA"},
 		{name: "a certificate of an unknown CA", plant: func(t *testing.T, data string) { reissue(t, data, true, "localhost", "hub.localhost") }, want: "broken tls.pem: neither ca.pem nor", fix: "DATA/ca.pem"},
 		{name: "a CA file that holds none", plant: func(t *testing.T, data string) { write(t, filepath.Join(data, caCertFile), "x", 0o644) }, want: "broken ca.pem: ", fix: "tar -xf BACKUP.tar -C DATA ca.pem"},
 

@@ -171,7 +171,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 		admin: admin.New(admin.Config{
-			Scopes: scopes, Policies: s.store, Secrets: key, Decisions: enroller, Links: s.hubs, Lists: enroller, Certificates: enroller, Trust: enroller, Messages: s.store,
+			Home: scope, Scopes: scopes, Tenants: scopes, Policies: s.store, Secrets: key, Decisions: enroller, Links: s.hubs, Lists: enroller, Certificates: enroller, Trust: enroller, Messages: s.store,
 			Version: version, Ready: s.isReady, Draining: s.draining, Webhooks: s.chooser.webhooks.Health,
 			Addresses: addresses, Observe: s.metrics.of("admin"),
 			Now: now, Logger: s.logger, Random: rand.Reader,

@@ -196,6 +196,15 @@ func (s *Snapshot) ListSharedKeys(scope device.IDScope, limit int) ([][]string, 
 	return sharers.Groups(limit), err
 }
 
+// ListScopes returns every provisioning tenant, ordered by ID.
+func (s *Snapshot) ListScopes() ([]provision.Scope, error) {
+	query := selectScopes
+	if s.schema < 4 { // when there was one
+		query = "SELECT id, allocation, NULL, NULL, 'warn' FROM scope ORDER BY id"
+	}
+	return all(s.conn, record.Scope, query)
+}
+
 // HasScope reports whether there is such a tenant.
 func (s *Snapshot) HasScope(scope device.IDScope) (bool, error) {
 	n, err := s.conn.number("SELECT count(*) FROM scope WHERE id = ?", string(scope))
