@@ -207,7 +207,9 @@ func (r *Registrar) draft(ctx context.Context, c claimant, a *admission, linked 
 	case to == nil:
 		return m, nil
 	case elsewhere(linked, to.Hub) || elsewhere(linked, to.From.Hub):
-		m.wait(c.pending(a, now), "a hub elsewhere is to be told: "+to.Hub)
+		pending := c.pending(a, now)
+		pending.Tried = []Place{{to.Hub, to.DeviceID}} // soon, and then it is there already
+		m.wait(pending, "a hub elsewhere is to be told: "+to.Hub)
 		return m, nil
 	}
 	blob, err := r.credential(a, to)

@@ -227,6 +227,7 @@ func (r *Registrar) work(ctx context.Context, held *Registration, d *Decision) e
 	if err := r.note(ctx, held, choice, Place{to.Hub, to.DeviceID}); err != nil {
 		return err
 	}
+	to.First = held.home().Hub == ""
 	for _, p := range held.Pending.Tried {
 		if p != (Place{to.Hub, to.DeviceID}) && p != to.From {
 			to.Tried = append(to.Tried, p)

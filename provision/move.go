@@ -81,8 +81,8 @@ func Bring(ctx context.Context, a Assignment, hub func(host string) (End, error)
 
 // collect brings the device from a place where an attempt that was cut off may
 // have left it, before it is brought from its home: whatever is there counts for
-// more. A place that cannot be asked does not matter while the device has not left
-// its home; what is there then is a copy, and stays.
+// more. A place that cannot be asked does not matter while the device is still at
+// home, or has none: what is there then is no more than a copy, and stays.
 func collect(ctx context.Context, a Assignment, tried Place, to, home End, at Place, hub func(string) (End, error)) error {
 	from, err := hub(tried.Hub)
 	if err != nil {
@@ -92,13 +92,16 @@ func collect(ctx context.Context, a Assignment, tried Place, to, home End, at Pl
 		a.MigrateTwin = true // it comes back to where it was
 	}
 	a.From = tried
-	err = Move(ctx, a, from, to)
-	if errs.KindOf(err) == errs.Unavailable {
+	if _, err := from.Export(ctx, tried.DeviceID); err != nil {
+		if errs.KindOf(err) == errs.NotFound || a.First {
+			return nil
+		}
 		if _, gone := home.Export(ctx, at.DeviceID); gone == nil {
 			return nil
 		}
+		return errs.New(errs.Unavailable, errs.CodeServiceUnavailable, "The IoT hub that the device may be at cannot be asked; try again later.").WithCause(err)
 	}
-	return err
+	return Move(ctx, a, from, to)
 }
 
 // moveRounds is how often a move begins anew because the identity that leaves

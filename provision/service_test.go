@@ -41,7 +41,7 @@ var operator = access.Caller{Policy: "owner", Rights: access.AllProvisioning | a
 // A service is the whole provisioning service over a real store, with hubs in
 // the same process and a clock that the test turns.
 type service struct {
-	t         *testing.T
+	t         testing.TB
 	store     *sqlite.Store
 	hub       *hub.Service
 	registrar *provision.Registrar
@@ -53,7 +53,7 @@ type service struct {
 	refusal error // what the hubs answer, or nil
 }
 
-func newService(t *testing.T, settings ...func(*provision.Config)) *service {
+func newService(t testing.TB, settings ...func(*provision.Config)) *service {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "server.key")

@@ -985,6 +985,62 @@ func TestAnotherHubIsFoundHalfway(t *testing.T) {
 	}
 }
 
+// A device that waits for a hub that is down, or that lets nobody in any more,
+// goes elsewhere when the operator says so. What it may have left at the first is
+// no loss.
+func TestDevicesThatWaitCanBeRedirected(t *testing.T) {
+	for _, fault := range []error{errs.New(errs.Unavailable, errs.CodeServiceUnavailable, "down"), errs.New(errs.Denied, errs.CodeUnauthorizedAccess, "no")} {
+		for _, from := range []string{"", hub1} {
+			w := newHarbour(t)
+			w.linkAway(other)
+			if from != "" {
+				w.enroll(pinned(byKey(enroll.Individual, "pump-7", key(1), key(2)), from))
+				w.register("pump-7", w.token(key(1), "pump-7"))
+			}
+			w.away[away].fault = errHubDown
+			w.enroll(pinned(byKey(enroll.Individual, "pump-7", key(1), key(2)), away))
+			w.begin(0, "pump-7", w.token(key(1), "pump-7"))
+			w.finish(0)
+			w.away[away].fault = fault
+			w.enroll(pinned(byKey(enroll.Individual, "pump-7", key(1), key(2)), other))
+			w.pass(time.Minute)
+			w.finish(0)
+			if r := w.record("pump-7"); r.Status != provision.Assigned || r.Hub != other {
+				t.Errorf("from %q, %v: %+v, %+v", from, fault, r, r.Pending)
+			}
+		}
+	}
+	// One that was on its way may be nowhere but there: it waits.
+	w := newHarbour(t)
+	w.linkAway(other)
+	w.enroll(pinned(byKey(enroll.Individual, "pump-7", key(1), key(2)), hub1))
+	w.register("pump-7", w.token(key(1), "pump-7"))
+	w.enroll(pinned(byKey(enroll.Individual, "pump-7", key(1), key(2)), away))
+	w.begin(0, "pump-7", w.token(key(1), "pump-7"))
+	w.at = func(_, _ int, name string, do func() error) error {
+		err := do()
+		if strings.HasPrefix(name, "delete ") {
+			w.at = func(int, int, string, func() error) error { return errCrash }
+		}
+		return err
+	}
+	w.servers[0].FinishDue(t.Context())
+	w.at = nil
+	w.away[away].fault = errs.New(errs.Denied, errs.CodeUnauthorizedAccess, "no")
+	w.enroll(pinned(byKey(enroll.Individual, "pump-7", key(1), key(2)), other))
+	w.pass(provision.LeaseTime)
+	w.finish(0)
+	if r := w.record("pump-7"); r.Status != provision.Assigning || !strings.Contains(r.Pending.LastError, "may be at cannot be asked") {
+		t.Errorf("%+v", r)
+	}
+	w.away[away].fault = nil
+	w.pass(time.Minute)
+	w.finish(0)
+	if r := w.record("pump-7"); r.Status != provision.Assigned || r.Hub != other {
+		t.Errorf("%+v", r)
+	}
+}
+
 // A bearer has a certificate of its own.
 type bearer struct{ leaf *pki.Leaf }
 

@@ -128,8 +128,8 @@ type Pending struct {
 
 	// Choice is what custom allocation answered, nil before it has.
 	Choice *Choice `json:"choice,omitempty"`
-	// Tried are the places where attempts have begun to bring the device, which
-	// may be at any of them or still where its record says.
+	// Tried are the places where attempts are to bring the device or were, which
+	// may be at any of them or still where its record says; the newest is the last.
 	Tried []Place `json:"tried,omitempty"`
 }
 
@@ -273,9 +273,11 @@ type Assignment struct {
 	// when the device comes from elsewhere.
 	MigrateTwin bool
 	// Tried are further places where the device may be, since an attempt to bring
-	// it there was cut off. It is at one of them at least, at From or, when From is
-	// zero, here.
+	// it there was cut off.
 	Tried []Place
+	// First says that the device has no home yet, so that it has nothing to lose
+	// at the places that were tried.
+	First bool
 }
 
 // A Place is a device identity at a hub.

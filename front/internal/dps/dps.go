@@ -58,6 +58,9 @@ func Operation(o *provision.Operation, apiVersion string) dpsjson.OperationStatu
 // DeviceState returns a registration as its device sees it: the record, and
 // what belongs to the way the device proved itself.
 func DeviceState(r *provision.Registration, apiVersion string) dpsjson.RegistrationState {
+	if r.Status == provision.Assigning {
+		return dpsjson.RegistrationState{RegistrationID: r.ID, Status: dpsjson.Status(r.Status)} // nothing is decided yet
+	}
 	state := Record(r, apiVersion)
 	if r.Status != provision.Assigned {
 		return state
@@ -78,11 +81,15 @@ func DeviceState(r *provision.Registration, apiVersion string) dpsjson.Registrat
 }
 
 // Record returns a registration as the service API shows it. Its entity tag
-// and timestamps are those the device sees.
+// and timestamps are those the device sees. Of one under way it tells, besides,
+// what the last attempt failed with.
 func Record(r *provision.Registration, apiVersion string) dpsjson.RegistrationState {
 	state := dpsjson.RegistrationState{RegistrationID: r.ID, Status: dpsjson.Status(r.Status)}
-	if r.Status == provision.Unassigned || r.Status == provision.Assigning {
-		return state // nothing is decided yet
+	switch {
+	case r.Status == provision.Unassigned:
+		return state // there is no record
+	case r.Pending != nil:
+		state.ErrorMessage = r.Pending.LastError
 	}
 	state.CreatedDateTimeUTC = dpsjson.Time(r.Created)
 	state.LastUpdatedDateTimeUTC = dpsjson.Time(r.Updated)

@@ -76,7 +76,9 @@ func TestOperationBodies(t *testing.T) {
 		state  string
 	}{
 		"assigning": {
-			func(r *provision.Registration) { r.Status = provision.Assigning },
+			func(r *provision.Registration) {
+				r.Status, r.Pending = provision.Assigning, &provision.Pending{LastError: "the hub is down"}
+			},
 			`{"registrationId":"Device-1","status":"assigning"}`,
 		},
 		"x509": {
@@ -132,6 +134,16 @@ func TestRecordIsTheDevicesWithoutItsKeys(t *testing.T) {
 	device.TPM = nil
 	if fmt.Sprintf("%+v", operator) != fmt.Sprintf("%+v", device) {
 		t.Errorf("operator sees %+v\n device sees %+v", operator, device)
+	}
+}
+
+// Why a registration is still under way is the operator's to know.
+func TestRecordOfARegistrationUnderWay(t *testing.T) {
+	r := record(func(r *provision.Registration) {
+		r.Status, r.Pending = provision.Assigning, &provision.Pending{LastError: "the hub is down"}
+	})
+	if s := Record(r, "2021-10-01"); s.ErrorMessage != "the hub is down" || s.ETag == "" || s.Status != "assigning" || s.AssignedHub != "" {
+		t.Errorf("%+v", s)
 	}
 }
 
