@@ -66,8 +66,8 @@ type manifestKind struct {
 // manifestKinds are in the order in which things are made; what one needs comes
 // before it. They are removed the other way round.
 var manifestKinds = []manifestKind{
-	{"policy", readPolicyDocument},
 	{"linkedHub", readHubDocument},
+	{"policy", readPolicyDocument},
 	{"caCertificate", readCADocument},
 	{"enrollmentGroup", group.readDocument},
 	{"enrollment", individual.readDocument},
@@ -91,6 +91,9 @@ the thing, and
 
   kind     enrollment, enrollmentGroup, linkedHub, policy or caCertificate
   absent   true for a thing that is not to be there
+
+and a policy of a hub has the hub's host as its member hub, a linkedHub with a new
+connection string that is not to be tried out has untested: true.
 
 Members that the API has and the document has not are as by default. What does not
 belong into such a file stands in one beside it: instead of a member x there may be

@@ -71,7 +71,7 @@ func readPolicyDocument(d manifest.Document) (string, planner, error) {
 
 func (a *applier) planPolicy(ctx context.Context, hub string, want admin.PolicyKeys, absent bool) (step, error) {
 	all, err := a.management.Policies(ctx, hub)
-	if err != nil {
+	if err != nil && !(hub != "" && isMissing(err)) { // a step before may link the hub
 		return step{}, err
 	}
 	i := slices.IndexFunc(all, func(p admin.Policy) bool { return strings.EqualFold(p.Name, want.Name) })
@@ -192,11 +192,12 @@ func readHubDocument(d manifest.Document) (string, planner, error) {
 	read := struct {
 		provision.LinkedHub
 		ConnectionString string `json:"connectionString"`
+		Untested         bool   `json:"untested"` // write a connection string that does not work yet
 	}{LinkedHub: provision.LinkedHub{Weight: 1, Allocation: true}}
 	if err := strictly(d, &read); err != nil {
 		return "", nil, err
 	}
-	want := admin.Link{Host: read.Host, Weight: read.Weight, Allocation: read.Allocation, Latency: read.Latency, ConnectionString: read.ConnectionString}
+	want := admin.Link{Host: read.Host, Weight: read.Weight, Allocation: read.Allocation, Latency: read.Latency, ConnectionString: read.ConnectionString, Untested: read.Untested}
 	if want.Latency == nil {
 		want.Latency = []provision.Latency{} // what is not in the file is not to be there
 	}

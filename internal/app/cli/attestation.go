@@ -30,10 +30,14 @@ type attestation struct {
 	storageRootKey           string // base64 or @file
 	group                    tpmGroup
 	kind                     enroll.Kind
+
+	// given reports whether a flag is on the command line, be it as nothing.
+	given func(flag string) bool
 }
 
 func (a *attestation) flags(c *cobra.Command) {
 	f := c.Flags()
+	a.given = f.Changed
 	certificate, key := "the device's own certificate", "the device signs tokens with a symmetric key"
 	if a.kind == enroll.Group {
 		certificate, key = "a CA of the devices' chains", "the devices' symmetric keys are derived from the group's"
@@ -42,13 +46,13 @@ func (a *attestation) flags(c *cobra.Command) {
 	f.StringVar(&a.primaryKey, "primary-key-file", "", "`file` with the primary key in base64; - is standard input")
 	f.StringVar(&a.secondaryKey, "secondary-key-file", "", "`file` with the secondary key in base64")
 	f.StringVar(&a.x509, "x509", "", "PEM `file` with "+certificate)
-	f.StringVar(&a.secondaryX509, "secondary-x509", "", "PEM `file` with another one, good as well: for rolling certificates")
+	f.StringVar(&a.secondaryX509, "secondary-x509", "", "PEM `file` with another one, good as well: for rolling certificates; '' for none")
 	if a.kind == enroll.Individual {
 		f.StringVar(&a.tpm, "tpm", "", "endorsement `key` of the device's TPM: TPM2B_PUBLIC in base64, or @FILE")
 		f.StringVar(&a.storageRootKey, "storage-root-key", "", "also pin the TPM's storage root `key`, which changes when the TPM is cleared; base64 or @FILE")
 	} else {
 		f.StringVar(&a.ca, "ca-reference", "", "`name` of a CA certificate of the service, a CA of the devices' chains (see berth ca)")
-		f.StringVar(&a.secondaryCA, "secondary-ca-reference", "", "`name` of another one, good as well: for rolling CAs")
+		f.StringVar(&a.secondaryCA, "secondary-ca-reference", "", "`name` of another one, good as well: for rolling CAs; '' for none")
 		a.group.flags(c)
 	}
 }
@@ -59,10 +63,10 @@ func (a *attestation) mechanism() (dpsjson.AttestationType, error) {
 	if a.key || a.primaryKey != "" || a.secondaryKey != "" {
 		asked = append(asked, dpsjson.AttestationSymmetricKey)
 	}
-	if a.x509 != "" || a.secondaryX509 != "" {
+	if a.x509 != "" || a.given("secondary-x509") {
 		asked = append(asked, dpsjson.AttestationX509)
 	}
-	if a.ca != "" || a.secondaryCA != "" {
+	if a.ca != "" || a.given("secondary-ca-reference") {
 		asked = append(asked, dpsjson.AttestationX509)
 	}
 	if a.tpm != "" || a.group.asked() {
@@ -98,7 +102,7 @@ func (t *terminal) apply(a attestation, e *dpsjson.IndividualEnrollment, old boo
 	case dpsjson.AttestationSymmetricKey:
 		return t.applyKeys(a, e, old)
 	case dpsjson.AttestationX509:
-		if a.ca != "" || a.secondaryCA != "" {
+		if a.ca != "" || a.given("secondary-ca-reference") {
 			return applyReferences(a, e)
 		}
 		return t.applyCertificates(a, e)
@@ -142,6 +146,9 @@ func (t *terminal) applyCertificates(a attestation, e *dpsjson.IndividualEnrollm
 	if pair == nil {
 		pair = &dpsjson.X509Certificates{}
 	}
+	if a.given("secondary-x509") {
+		pair.Secondary = nil
+	}
 	for _, slot := range []struct {
 		flag, file  string
 		certificate **dpsjson.X509Certificate
@@ -174,7 +181,10 @@ func applyReferences(a attestation, e *dpsjson.IndividualEnrollment) error {
 	if m := e.Attestation; m != nil && m.X509 != nil && m.X509.CAReferences != nil {
 		named = *m.X509.CAReferences
 	}
-	named.Primary, named.Secondary = cmp.Or(a.ca, named.Primary), cmp.Or(a.secondaryCA, named.Secondary)
+	named.Primary = cmp.Or(a.ca, named.Primary)
+	if a.given("secondary-ca-reference") {
+		named.Secondary = a.secondaryCA
+	}
 	if named.Primary == "" {
 		return usageError{errors.New("--secondary-ca-reference goes with --ca-reference")}
 	}

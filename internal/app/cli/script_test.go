@@ -61,11 +61,28 @@ func TestScripts(t *testing.T) {
 			"exits":  cmdExits,
 			"hubof":  cmdHubOf,
 			"json":   cmdJSON,
+			"manual": cmdManual,
 			"peer":   cmdPeer,
 			"setenv": cmdSetenv,
 			"tpm":    cmdTPM,
 		},
 	})
+}
+
+// manual FILE writes the file that docs/operate.md shows: the YAML that begins with
+// a comment of its name.
+func cmdManual(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: manual FILE")
+	}
+	text, err := os.ReadFile("../../../docs/operate.md")
+	ts.Check(err)
+	_, shown, found := strings.Cut(string(text), "```yaml\n# "+args[0]+"\n")
+	if !found {
+		ts.Fatalf("the manual does not show %s", args[0])
+	}
+	shown, _, _ = strings.Cut(shown, "```")
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(shown), 0o600))
 }
 
 // exits STATUS COMMAND... runs a command that must end with that status.
