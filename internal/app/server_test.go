@@ -9,9 +9,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/BurntSushi/toml"
 )
 
 // start runs a fresh server and returns its configuration, the server, and an
@@ -178,4 +181,51 @@ decisions = 0
 			t.Errorf("%s is not named in: %v", key, err)
 		}
 	}
+}
+
+// The manual's configuration is the one that a server starts from, every key of it.
+func TestConfigurationOfTheManual(t *testing.T) {
+	_, manual, _ := strings.Cut(string(readDocument(t, "operate.md")), "```toml\n")
+	manual, _, _ = strings.Cut(manual, "```")
+	data := t.TempDir()
+	if err := os.WriteFile(filepath.Join(data, configFile), []byte(manual), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := LoadConfig(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := DefaultConfig()
+	want.IDScope, want.Hosts, want.Data, want.Provisioning.Webhooks = "0ne00000000", []string{"dps.example.com"}, data, []string{}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the manual has\n%+v, and the defaults are\n%+v", got, want)
+	}
+
+	meta, err := toml.Decode(manual, new(Config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range settings(reflect.TypeFor[Config]()) {
+		if !meta.IsDefined(key...) {
+			t.Errorf("the manual lacks %s", strings.Join(key, "."))
+		}
+	}
+}
+
+// settings are the keys of a configuration. TOML knows those of a list of tables
+// by the list alone.
+func settings(of reflect.Type) (all [][]string) {
+	for _, field := range reflect.VisibleFields(of) {
+		key := field.Tag.Get("toml")
+		switch {
+		case key == "-":
+		case field.Type.Kind() == reflect.Struct:
+			for _, below := range settings(field.Type) {
+				all = append(all, append([]string{key}, below...))
+			}
+		default:
+			all = append(all, []string{key})
+		}
+	}
+	return all
 }
