@@ -88,6 +88,22 @@ func (l *Limiter) Take(key string, now time.Time) (wait time.Duration) {
 	return 0
 }
 
+// A By is the limiters of several tenants: it returns the one of a tenant by a
+// name, an ID scope or a host name, as the caller gave it, or nil for no bound. A
+// nil By bounds nothing.
+type By func(tenant string) *Limiter
+
+// Always is the By of a limiter that all tenants share.
+func Always(l *Limiter) By { return func(string) *Limiter { return l } }
+
+// Take counts one event of key in the limiter of a tenant; see Limiter.Take.
+func (b By) Take(tenant, key string, now time.Time) (wait time.Duration) {
+	if b == nil {
+		return 0
+	}
+	return b(tenant).Take(key, now)
+}
+
 // slot returns where key is counted. When there is no room left it forgets
 // those who have been quiet, but seldom: looking at everybody for every
 // late-comer would be the very work that a flood is after.

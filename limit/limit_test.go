@@ -103,3 +103,25 @@ func TestParseRate(t *testing.T) {
 		}
 	}
 }
+
+func TestTenantsAreBoundedApart(t *testing.T) {
+	var none By
+	if wait := none.Take("north", "k", time.Now()); wait != 0 {
+		t.Errorf("no limiters: %v", wait)
+	}
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	limiters := map[string]*Limiter{"north": New(Rate{1, time.Second}), "south": New(Rate{1, time.Second})}
+	by := By(func(tenant string) *Limiter { return limiters[tenant] })
+	for _, c := range []struct {
+		tenant string
+		want   time.Duration
+	}{{"north", 0}, {"north", time.Second}, {"south", 0}, {"south", time.Second}, {"elsewhere", 0}, {"elsewhere", 0}} {
+		if wait := by.Take(c.tenant, "k", now); wait != c.want {
+			t.Errorf("%s: %v, want %v", c.tenant, wait, c.want)
+		}
+	}
+	shared := Always(New(Rate{1, time.Second}))
+	if first, second := shared.Take("north", "k", now), shared.Take("south", "k", now); first != 0 || second != time.Second {
+		t.Errorf("shared: %v, %v", first, second)
+	}
+}

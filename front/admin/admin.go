@@ -89,7 +89,7 @@ type Config struct {
 	Draining <-chan struct{}
 
 	// Addresses bounds the calls of one address; nil for no bound.
-	Addresses *limit.Limiter
+	Addresses limit.By
 	// Observe is told of every request; nil for nobody.
 	Observe func(method, route string, status int, took time.Duration)
 

@@ -82,7 +82,7 @@ func answerOutcome(w http.ResponseWriter, o provision.Outcome, apiVersion string
 // body.
 func (f front) deviceRequest(r *rest.Request) (provision.Request, error) {
 	caller := limit.Address(r.RemoteAddr) + " " + strings.ToLower(r.PathValue("idScope")+" "+r.PathValue("id"))
-	if wait := f.Devices.Take(caller, f.Now()); wait > 0 {
+	if wait := f.Devices.Take(strings.ToLower(r.PathValue("idScope")), caller, f.Now()); wait > 0 {
 		return provision.Request{}, rest.TooManyRequests(wait)
 	}
 	version, err := rest.APIVersion(r.Request)

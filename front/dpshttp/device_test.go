@@ -389,7 +389,7 @@ func csr(t *testing.T) string {
 // nor somebody who uses its name elsewhere.
 func TestDevicesAreLimited(t *testing.T) {
 	s := newServer(t)
-	s.front.Devices = limit.New(limit.Rate{Events: 2, Period: 10 * time.Second})
+	s.front.Devices = limit.Always(limit.New(limit.Rate{Events: 2, Period: 10 * time.Second}))
 	s.Handler = New(s.front)
 	token := s.enrollKey("dev-1")
 	other := s.enrollKey("dev-2")

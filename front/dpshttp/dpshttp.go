@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/berth-iot/berth/access"
@@ -77,7 +78,7 @@ type Config struct {
 	// Addresses bounds the calls of one address, Devices those of one device
 	// from one address. A device is named by whoever calls: counting it alone,
 	// a stranger could use up the calls of another's device. Nil for no bound.
-	Addresses, Devices *limit.Limiter
+	Addresses, Devices limit.By
 	// Observe is told of every request; nil for nobody.
 	Observe func(method, route string, status int, took time.Duration)
 	Now     func() time.Time
@@ -95,9 +96,19 @@ func New(c Config) http.Handler {
 	routes := f.serviceRoutes()
 	routes = append(routes, f.deviceRoutes()...)
 	return rest.Edge{
-		Routes: routes, Refuse: f.refuse, Addresses: c.Addresses, Observe: c.Observe,
+		Routes: routes, Refuse: f.refuse, Tenant: tenantOf, Addresses: c.Addresses, Observe: c.Observe,
 		Logger: c.Logger, Random: c.Random, Now: c.Now,
 	}.Handler()
+}
+
+// tenantOf returns the ID scope that a device names, or the host that an operator
+// calls.
+func tenantOf(r *http.Request) string {
+	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	if scope, err := device.ParseIDScope(first); err == nil {
+		return string(scope)
+	}
+	return rest.Host(r)
 }
 
 func (f front) refuse(w http.ResponseWriter, r *rest.Request, err error) {

@@ -46,7 +46,7 @@ type Config struct {
 	Registrar Registrar
 	// Addresses bounds the calls of one address, Devices those of one device from
 	// one address, as over HTTPS; nil for no bound.
-	Addresses, Devices *limit.Limiter
+	Addresses, Devices limit.By
 	// Observe is told of every call; nil for nobody.
 	Observe func(method, route string, status int, took time.Duration)
 	Now     func() time.Time
@@ -118,7 +118,7 @@ func (f *Front) Greet(_ context.Context, conn *machine.Conn, p machine.Peer, con
 	if err != nil {
 		return nil, mqtt.BadUserNameOrPassword, err
 	}
-	if wait := f.Addresses.Take(limit.Address(p.Address), f.Now()); wait > 0 {
+	if wait := f.Addresses.Take(strings.ToLower(claim.scope), limit.Address(p.Address), f.Now()); wait > 0 {
 		return nil, mqtt.ServerUnavailable, errs.New(errs.Busy, 0, "the address is over its rate limit")
 	}
 	s := &session{Front: f, conn: conn, peer: p, claim: claim}
@@ -227,11 +227,11 @@ func parseTopic(topic string) (c call, err error) {
 }
 
 func (s *session) call(ctx context.Context, c call, payload []byte, id errs.TrackingID) (provision.Outcome, error) {
-	now, address := s.Now(), limit.Address(s.peer.Address)
-	if wait := s.Addresses.Take(address, now); wait > 0 {
+	now, address, scope := s.Now(), limit.Address(s.peer.Address), strings.ToLower(s.claim.scope)
+	if wait := s.Addresses.Take(scope, address, now); wait > 0 {
 		return provision.Outcome{}, busy(wait)
 	}
-	if wait := s.Devices.Take(address+" "+strings.ToLower(s.claim.scope+" "+s.claim.id), now); wait > 0 {
+	if wait := s.Devices.Take(scope, address+" "+strings.ToLower(s.claim.scope+" "+s.claim.id), now); wait > 0 {
 		return provision.Outcome{}, busy(wait)
 	}
 	request := provision.Request{

@@ -299,7 +299,7 @@ func TestRateLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	meet(t, func(d *client) {
-		d.front.Devices = limit.New(rate)
+		d.front.Devices = limit.Always(limit.New(rate))
 		d.begin(1)
 		d.outcome = assigned()
 		d.call(register+"1", "")
@@ -309,7 +309,7 @@ func TestRateLimits(t *testing.T) {
 		}
 	})
 	meet(t, func(d *client) {
-		d.front.Addresses = limit.New(rate)
+		d.front.Addresses = limit.Always(limit.New(rate))
 		d.begin(1)
 		d.outcome = assigned()
 		d.call(register+"1", "")

@@ -32,7 +32,7 @@ type Config struct {
 	Hubs    Hubs
 
 	// Addresses bounds the calls of one address; nil for no bound.
-	Addresses *limit.Limiter
+	Addresses limit.By
 	// Observe is told of every request; nil for nobody.
 	Observe func(method, route string, status int, took time.Duration)
 

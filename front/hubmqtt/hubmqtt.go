@@ -42,7 +42,7 @@ type Config struct {
 	Service *hub.Service
 	Hubs    Hubs
 	// Addresses bounds the connections that one address makes; nil for no bound.
-	Addresses *limit.Limiter
+	Addresses limit.By
 	// Observe is told of every request of a device; nil for nobody.
 	Observe func(method, route string, status int, took time.Duration)
 	Now     func() time.Time
@@ -71,15 +71,15 @@ func (f *Front) Greet(ctx context.Context, conn *machine.Conn, p machine.Peer, c
 }
 
 func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, connect *mqtt.Connect) (*session, mqtt.ReturnCode, error) {
-	if wait := f.Addresses.Take(limit.Address(p.Address), f.Now()); wait > 0 {
-		return nil, mqtt.ServerUnavailable, errs.New(errs.Busy, 0, "the address is over its rate limit")
-	}
 	if connect.Username == nil {
 		return nil, mqtt.BadUserNameOrPassword, errors.New("there is no user name")
 	}
 	u, err := hubtopic.ParseUsername(*connect.Username)
 	if err != nil {
 		return nil, mqtt.BadUserNameOrPassword, err
+	}
+	if wait := f.Addresses.Take(hub.HostName(u.Host), limit.Address(p.Address), f.Now()); wait > 0 {
+		return nil, mqtt.ServerUnavailable, errs.New(errs.Busy, 0, "the address is over its rate limit")
 	}
 	host, ok := f.Hubs.Hub(hub.HostName(u.Host))
 	switch {

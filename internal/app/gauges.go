@@ -125,11 +125,12 @@ func (g *gauges) unfinished(ctx context.Context) *unfinished {
 
 // collectLinks tells of the hubs elsewhere of all scopes.
 func (g *gauges) collectLinks(ctx context.Context, out chan<- prometheus.Metric, waiting map[destination]int) {
-	scopes, err := g.hubs.listScopes(ctx)
+	scopes, err := g.hubs.scopes.all(ctx)
 	if err != nil {
 		return
 	}
-	for _, scope := range scopes {
+	for _, s := range scopes {
+		scope := s.ID
 		linked, err := g.store.Linked(ctx, scope)
 		if err != nil {
 			return

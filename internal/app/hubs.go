@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/berth-iot/berth/access"
@@ -16,10 +15,6 @@ import (
 	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/provision"
 )
-
-// scopesStale is how long the list of scopes is good for. Another server may make
-// one.
-const scopesStale = time.Second
 
 // maxWaiting bounds the registrations under way that are counted.
 const maxWaiting = 10_000
@@ -35,19 +30,13 @@ type hubs struct {
 	// known are the names of the hubs of these servers that were seen, for when the
 	// store cannot say: their devices are to hear that it is unavailable, and not
 	// that there is no such hub.
-	known sync.Map
-	// scopes are the provisioning tenants, as of a moment ago.
-	scopes atomic.Pointer[scopeList]
+	known  sync.Map
+	scopes *scopeCache
 }
 
-type scopeList struct {
-	ids  []device.IDScope
-	read time.Time
-}
-
-func openHubs(ctx context.Context, store store, links *links) (*hubs, error) {
-	h := &hubs{store: store, links: links}
-	err := h.each(ctx, func(name string) bool { h.known.Store(name, true); return true })
+func openHubs(ctx context.Context, store store, scopes *scopeCache, links *links) (*hubs, error) {
+	h := &hubs{store: store, scopes: scopes, links: links}
+	err := h.each(ctx, func(_ provision.Scope, name string) bool { h.known.Store(name, true); return true })
 	if err != nil {
 		return nil, fmt.Errorf("reading the linked hubs: %w", err)
 	}
@@ -56,18 +45,18 @@ func openHubs(ctx context.Context, store store, links *links) (*hubs, error) {
 
 // each goes through the names of the hubs of these servers, of all scopes, until
 // f returns false.
-func (h *hubs) each(ctx context.Context, f func(name string) bool) error {
-	scopes, err := h.listScopes(ctx)
+func (h *hubs) each(ctx context.Context, f func(scope provision.Scope, name string) bool) error {
+	scopes, err := h.scopes.all(ctx)
 	if err != nil {
 		return err
 	}
 	for _, scope := range scopes {
-		linked, err := h.store.Linked(ctx, scope)
+		linked, err := h.store.Linked(ctx, scope.ID)
 		if err != nil {
 			return err
 		}
 		for _, l := range linked {
-			if l.Connection == nil && !f(hub.HostName(l.Host)) {
+			if l.Connection == nil && !f(scope, hub.HostName(l.Host)) {
 				return nil
 			}
 		}
@@ -75,28 +64,11 @@ func (h *hubs) each(ctx context.Context, f func(name string) bool) error {
 	return nil
 }
 
-func (h *hubs) listScopes(ctx context.Context) ([]device.IDScope, error) {
-	known := h.scopes.Load()
-	if known != nil && time.Since(known.read) < scopesStale {
-		return known.ids, nil
-	}
-	scopes, err := h.store.ListScopes(ctx)
-	if err != nil {
-		return nil, err
-	}
-	known = &scopeList{read: time.Now()}
-	for _, s := range scopes {
-		known.ids = append(known.ids, s.ID)
-	}
-	h.scopes.Store(known)
-	return known.ids, nil
-}
-
 // Hub returns the hub of these servers that has a name in lower case without a
 // port. Another server may have linked it; the store has the list in memory.
 func (h *hubs) Hub(name string) (hub.Host, bool) {
 	found := false
-	err := h.each(context.Background(), func(n string) bool { found = n == name; return !found })
+	err := h.each(context.Background(), func(_ provision.Scope, n string) bool { found = n == name; return !found })
 	switch {
 	case err != nil:
 		_, found = h.known.Load(name)
@@ -118,7 +90,6 @@ func (h *hubs) Linked(ctx context.Context, scope device.IDScope) ([]provision.Li
 // removed, the hub's devices and policies stay, and are there when it is linked
 // again.
 func (h *hubs) ChangeLinkedHub(ctx context.Context, scope device.IDScope, host string, decide func(*provision.LinkedHub) (*provision.LinkedHub, error)) error {
-	defer h.scopes.Store(nil)
 	local := false
 	err := h.store.ChangeLinkedHub(ctx, scope, host, func(old *provision.LinkedHub) (*provision.LinkedHub, error) {
 		next, err := decide(old)

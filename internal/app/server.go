@@ -96,7 +96,7 @@ func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_
 	if err != nil {
 		return nil, err
 	}
-	if s.hubs, err = openHubs(ctx, s.store, links); err != nil {
+	if s.hubs, err = openHubs(ctx, s.store, &scopeCache{store: s.store}, links); err != nil {
 		return nil, err
 	}
 	if s.chooser, err = newChooser(c, s.metrics); err != nil {
@@ -122,9 +122,6 @@ func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_
 
 // assemble wires the services to the store and the fronts to the services.
 func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) http.Handler {
-	perAddress, _ := limit.ParseRate(s.config.Limits.PerAddress) // Validate read them
-	perDevice, _ := limit.ParseRate(s.config.Limits.PerDevice)
-	addresses := limit.New(perAddress)
 	now := s.config.clock()
 	journal := provision.NewJournal(s.config.Provisioning.Decisions)
 	hubService := hub.New(hub.Config{
@@ -146,16 +143,16 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 		Store: s.store, Records: s.store, Trust: s.store, Journal: journal, Now: now, Random: rand.Reader,
 		CheckCustom: s.chooser.check,
 	})
-	scopes := tenants{s.store, scope, s.config.Hosts}
-	devices := limit.New(perDevice)
+	scopes := tenants{s.store, s.hubs.scopes, scope, s.config.Hosts}
+	limits := newLimits(s.config.Limits, scopes, s.hubs)
 	s.mqtt.Observe = s.metrics.connected
 	s.mqtt.Fronts = []mqttserver.Front{
 		dpsmqtt.New(dpsmqtt.Config{
-			Registrar: s.registrar, Addresses: addresses, Devices: devices, Observe: s.metrics.of("dps"),
+			Registrar: s.registrar, Addresses: limits.ofAddress, Devices: limits.ofDevice, Observe: s.metrics.of("dps"),
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 		hubmqtt.New(hubmqtt.Config{
-			Service: hubService, Hubs: s.hubs, Addresses: addresses, Observe: s.metrics.of("hub"),
+			Service: hubService, Hubs: s.hubs, Addresses: limits.ofAddress, Observe: s.metrics.of("hub"),
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 	}
@@ -163,17 +160,17 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 		dps: dpshttp.New(dpshttp.Config{
 			Registrar: s.registrar, Enroller: enroller, Policies: s.store, Secrets: key, Scopes: scopes,
 			PublicURL: "https://" + s.config.Hosts[0] + portSuffix(s.config.Listen),
-			Addresses: addresses, Devices: devices, Observe: s.metrics.of("dps"),
+			Addresses: limits.ofAddress, Devices: limits.ofDevice, Observe: s.metrics.of("dps"),
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 		hub: hubhttp.New(hubhttp.Config{
-			Service: hubService, Hubs: s.hubs, Addresses: addresses, Observe: s.metrics.of("hub"),
+			Service: hubService, Hubs: s.hubs, Addresses: limits.ofAddress, Observe: s.metrics.of("hub"),
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 		admin: admin.New(admin.Config{
 			Home: scope, Scopes: scopes, Tenants: scopes, Policies: s.store, Secrets: key, Decisions: enroller, Links: s.hubs, Lists: enroller, Certificates: enroller, Trust: enroller, Messages: s.store,
 			Version: version, Ready: s.isReady, Draining: s.draining, Webhooks: s.chooser.webhooks.Health,
-			Addresses: addresses, Observe: s.metrics.of("admin"),
+			Addresses: limits.ofAddress, Observe: s.metrics.of("admin"),
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 	}

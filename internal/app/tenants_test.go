@@ -437,3 +437,60 @@ func TestScopesComeAndGo(t *testing.T) {
 		t.Errorf("%v, %v", fmt.Sprint(all), err)
 	}
 }
+
+// A scope has limits of its own, which count apart from the server's, and a change
+// of them holds from then on.
+func TestLimitsOfAScope(t *testing.T) {
+	h := newHouse(t, func(c *Config) { c.Limits.PerAddress, c.Limits.PerDevice = "off", "off" })
+	north := h.let("north.example", admin.ScopeChange{Limits: &provision.Limits{PerDevice: "2/1h"}})
+	h.furnish(north)
+	poll := func(id device.IDScope) int {
+		t.Helper()
+		status, _ := h.call("GET", "localhost", "/"+string(id)+"/registrations/valve-1/operations/x?api-version=2021-06-01", admin.PolicyKeys{}, "x", "")
+		return status
+	}
+	limited := func(call func() int) int {
+		t.Helper()
+		n := 0
+		for range 10 {
+			if call() == http.StatusTooManyRequests {
+				n++
+			}
+		}
+		return n
+	}
+	if n := limited(func() int { return poll(north.id) }); n != 8 {
+		t.Errorf("%d of 10 calls of a device were over a limit of 2", n)
+	}
+	if n := limited(func() int { return poll(device.IDScope(h.config.IDScope)) }); n != 0 {
+		t.Errorf("%d calls of another scope's device were over it", n)
+	}
+	// Its addresses: its devices, its operators and its hubs together.
+	if _, err := h.home.ChangeScope(t.Context(), string(north.id), admin.ScopeChange{Limits: &provision.Limits{PerAddress: "3/1h"}}); err != nil {
+		t.Fatal(err)
+	}
+	calls := []func() int{
+		func() int { return poll(north.id) },
+		func() int {
+			s, _ := h.call("GET", north.host, "/berth/v1/scope", north.owner, north.host, "")
+			return s
+		},
+		func() int {
+			s, _ := h.call("GET", northernHub, "/devices?api-version=2021-04-12", admin.PolicyKeys{}, northernHub, "")
+			return s
+		},
+	}
+	for i, call := range calls {
+		if status := call(); status == http.StatusTooManyRequests {
+			t.Errorf("call %d is over the limit", i)
+		}
+	}
+	for i, call := range calls {
+		if status := call(); status != http.StatusTooManyRequests {
+			t.Errorf("call %d: %d, and the limit is used up", i, status)
+		}
+	}
+	if _, err := h.home.Scopes(t.Context()); err != nil {
+		t.Errorf("another scope's operators: %v", err)
+	}
+}

@@ -42,9 +42,11 @@ type Edge struct {
 	// those of the routes, unknown paths and methods, and recovered panics.
 	Refuse func(w http.ResponseWriter, r *Request, err error)
 
+	// Tenant names whose limits a request counts against; nil for its host.
+	Tenant func(*http.Request) string
 	// Addresses bounds how often one address may call, before anything is read
 	// of the request; nil for no bound.
-	Addresses *limit.Limiter
+	Addresses limit.By
 	// Observe is told of every request when it is over; nil for nobody. route is
 	// a pattern, or "none".
 	Observe func(method, route string, status int, took time.Duration)
@@ -77,7 +79,11 @@ func (e Edge) serve(t table, w http.ResponseWriter, hr *http.Request) {
 	SetHeader(rec.Header(), HeaderRequestID, string(id))
 	rec.Header().Set("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
 
-	if wait := e.Addresses.Take(limit.Address(hr.RemoteAddr), start); err == nil && wait > 0 {
+	tenant := Host
+	if e.Tenant != nil {
+		tenant = e.Tenant
+	}
+	if wait := e.Addresses.Take(tenant(hr), limit.Address(hr.RemoteAddr), start); err == nil && wait > 0 {
 		err = TooManyRequests(wait)
 	}
 	var stack []byte

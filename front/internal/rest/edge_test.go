@@ -195,7 +195,7 @@ func TestAddressesAreLimited(t *testing.T) {
 			}
 			WriteJSON(w, http.StatusTooManyRequests, []byte("{}"))
 		},
-		Addresses: limit.New(limit.Rate{Events: 2, Period: 10 * time.Second}),
+		Addresses: limit.Always(limit.New(limit.Rate{Events: 2, Period: 10 * time.Second})),
 		Observe: func(method, route string, status int, _ time.Duration) {
 			seen = append(seen, status)
 			if method != "GET" || status == http.StatusOK && route != "/x" {
