@@ -13,6 +13,9 @@ const (
 	// lookEvery is how often a server looks for registrations that are due, with up
 	// to half of it added by chance.
 	lookEvery = 2 * time.Second
+	// maxFound bounds what is read at a time; there is more soon after.
+	maxFound  = 256
+	moreAfter = 200 * time.Millisecond
 	// maxHanded bounds the registrations that wait for a worker in memory. Those
 	// beyond it are found due.
 	maxHanded = 1024
@@ -27,8 +30,17 @@ func (r *Registrar) hand(record *Registration) {
 		return
 	}
 	select {
-	case r.handed <- record:
+	case r.handed <- record.ticket():
 	default:
+	}
+}
+
+// ticket is what there is to know of a record to take its lease; a payload may be
+// large.
+func (r *Registration) ticket() *Registration {
+	return &Registration{
+		Scope: r.Scope, Key: r.Key, Status: r.Status, OperationID: r.OperationID,
+		Pending: &Pending{Due: r.Pending.Due, Lease: r.Pending.Lease},
 	}
 }
 
@@ -73,18 +85,22 @@ func (r *Registrar) attempt(ctx context.Context, record *Registration) {
 // look hands the workers what is due until ctx ends.
 func (r *Registrar) look(ctx context.Context) {
 	for {
-		due, err := r.Records.DueRegistrations(ctx, r.Now(), maxHanded)
+		due, err := r.Records.DueRegistrations(ctx, r.Now(), maxFound)
 		if err != nil && ctx.Err() == nil {
 			r.Fault(fmt.Errorf("looking for registrations that are due: %w", err))
 		}
 		for _, record := range due {
 			select {
-			case r.handed <- record:
+			case r.handed <- record.ticket():
 			case <-ctx.Done():
 				return
 			}
 		}
-		pause := time.NewTimer(r.pause())
+		wait := r.pause()
+		if len(due) == maxFound {
+			wait = moreAfter
+		}
+		pause := time.NewTimer(wait)
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
