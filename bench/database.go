@@ -86,7 +86,7 @@ func (d *database) exec(ctx context.Context, statements ...string) error {
 	return nil
 }
 
-// settle makes the database what it is after some time of work.
+// settle also collects what the planner goes by.
 func (d *database) settle(ctx context.Context) error {
 	return d.exec(ctx, "VACUUM ANALYZE", "CHECKPOINT")
 }

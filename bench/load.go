@@ -122,6 +122,19 @@ func (s *server) openStore(ctx context.Context) (store, error) {
 	return postgres.Open(ctx, strings.TrimSpace(string(dsn)), key)
 }
 
+// settle makes the database what it is after some time of work: what was loaded is
+// on the disk, and no commit of those who are measured waits for it.
+func (s *server) settle(ctx context.Context) error {
+	if s.database != nil {
+		return s.database.settle(ctx)
+	}
+	f, err := os.OpenFile(s.databaseFile(), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
 func (s *server) databaseFile() string { return filepath.Join(s.data, "berth.db") }
 
 // databaseSize returns how many bytes the database takes on the disk, without

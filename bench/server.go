@@ -74,10 +74,8 @@ func (s *server) open(ctx context.Context, b *bencher) (err error) {
 	if err := s.load(ctx, b.fleet); err != nil {
 		return err
 	}
-	if s.database != nil {
-		if err := s.database.settle(ctx); err != nil {
-			return err
-		}
+	if err := s.settle(ctx); err != nil {
+		return err
 	}
 	b.progress("%s: loaded in %.1f s", s.spec, s.loaded.took.Seconds())
 	if b.profile != "" {
