@@ -6,7 +6,8 @@
 //
 // A CONNECT is accepted from whoever names a registration; the credential is
 // judged with each call, as over HTTPS, so that the device hears why it is
-// refused. TPM attestation is not for this wire: clients have none of it.
+// refused. A device with a TPM shows the token that answers its challenge in a new
+// CONNECT; the original has no TPM attestation on this wire.
 package dpsmqtt
 
 import (
@@ -67,11 +68,14 @@ const (
 	pollTopic     = "$dps/registrations/GET/iotdps-get-operationstatus/"
 )
 
-// Serves reports whether a user name is one for this front:
-// {idScope}/registrations/{registrationId}/api-version={version}&… .
+// Serves reports whether a user name is one for this front: whether it begins as
+// {idScope}/registrations/{registrationId}/api-version={version}&… does. What is
+// wrong with the rest of it, Greet says.
 func (f *Front) Serves(username string) bool {
-	_, err := parseUsername(username)
-	return err == nil
+	scope, rest, _ := strings.Cut(username, "/")
+	collection, _, more := strings.Cut(rest, "/")
+	_, err := device.ParseIDScope(scope)
+	return err == nil && more && strings.EqualFold(collection, "registrations")
 }
 
 // A claim is what a device says in its user name.
@@ -241,6 +245,9 @@ func (s *session) call(ctx context.Context, c call, payload []byte, id errs.Trac
 	}
 	if c.route == "operationstatus" { // whatever its body says
 		return s.Registrar.OperationStatus(ctx, request, c.operationID)
+	}
+	if len(payload) > dpsjson.MaxBody {
+		return provision.Outcome{}, errs.New(errs.TooLarge, errs.CodeTooLarge, "The body is longer than %d bytes", dpsjson.MaxBody)
 	}
 	if err := dps.ReadBody(&request, payload); err != nil {
 		return provision.Outcome{}, err

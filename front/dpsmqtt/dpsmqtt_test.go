@@ -23,7 +23,7 @@ import (
 	"github.com/berth-iot/berth/wire/sas"
 )
 
-var limits = machine.Limits{Packet: 98304, Window: 4, Pending: 1 << 20, Connect: time.Minute, Write: time.Minute, Silence: time.Hour}
+var limits = machine.Limits{Packet: 1 << 17, Window: 4, Pending: 1 << 20, Connect: time.Minute, Write: time.Minute, Silence: time.Hour}
 
 // A registrar remembers what it was asked, and answers as it is told.
 type registrar struct {
@@ -226,6 +226,7 @@ func TestRefusalsAreTheOnesOfHTTP(t *testing.T) {
 		{"busy", slow, "", "$dps/registrations/res/429/?$rid=1&retry-after=2", `"errorCode":429`},
 		{"ours", errors.New("the disk is full"), "", "$dps/registrations/res/500/?$rid=1", `"message":"Internal error"`},
 		{"no JSON", nil, "{", "$dps/registrations/res/400/?$rid=1", `"errorCode":400`},
+		{"too long", nil, strings.Repeat(" ", 98305), "$dps/registrations/res/413/?$rid=1", `"errorCode":413000`},
 		{"another name", nil, `{"registrationId":"pump-8"}`, "$dps/registrations/res/400/?$rid=1", "registrationId: not the one in the path"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -323,6 +324,8 @@ func TestServes(t *testing.T) {
 	for username, want := range map[string]bool{
 		username: true,
 		"0ne00000001/Registrations/a%3Ab/?api-version=2025-07-01-preview": true,
+		"0ne00000001/registrations/pump-7/api-version=latest":             true, // to be told what is wrong with it
+		"0ne00000001/enrollments/pump-7/api-version=2019-03-31":           false,
 		"hub.example/registrations/?api-version=2021-04-12":               false,
 		"hub.example/registrations/m/?api-version=2021-04-12":             false, // a module of a device with this name
 		"": false,

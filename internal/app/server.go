@@ -195,6 +195,14 @@ func (m mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Address is where the server listens.
 func (s *Server) Address() net.Addr { return s.listener.Addr() }
 
+// MQTTAddress is where the server listens for MQTT over TLS, or nil.
+func (s *Server) MQTTAddress() net.Addr {
+	if s.mqtts == nil {
+		return nil
+	}
+	return s.mqtts.Addr()
+}
+
 // Run serves until ctx ends, then lets running requests finish and closes the
 // store. It returns when everything it started has stopped.
 func (s *Server) Run(ctx context.Context) error {

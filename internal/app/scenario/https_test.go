@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -36,6 +37,20 @@ func (h https) carry(c call) (answer, error) {
 	}
 	return exchange(h.w.client(c.certificate), request)
 }
+
+func (h https) deliver(d delivery) (answer, error) {
+	request, err := http.NewRequest("POST", "https://"+d.host+"/devices/"+url.PathEscape(d.id)+"/messages/events?api-version=2020-03-13", strings.NewReader(telemetry))
+	if err != nil {
+		return answer{}, err
+	}
+	if d.token != "" {
+		request.Header.Set("Authorization", d.token)
+	}
+	return exchange(h.w.clientOf(d.host, d.certificate), request)
+}
+
+// telemetry is what devices have to say.
+const telemetry = "21.5"
 
 // client is for one connection or, without a certificate, for all that are
 // made.

@@ -58,6 +58,9 @@
 //
 //	payload FILE BYTES                   write a body of that size
 //	clock D                              let time pass
+//
+// What one wire does not have stands behind its name, or that of the one which
+// has it: [https] lookup.
 package scenario
 
 import (
@@ -86,9 +89,12 @@ func TestMain(m *testing.M) {
 
 func TestScenarios(t *testing.T) {
 	for name, open := range map[string]func(*world) wire{
-		"https": openHTTPS,
+		"https":     openHTTPS,
+		"mqtt":      openMQTT,
+		"websocket": openWebSocket,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			testscript.Run(t, testscript.Params{
 				Dir: "testdata",
 				Setup: func(env *testscript.Env) error {

@@ -44,6 +44,7 @@ type world struct {
 	data    string       // the server's data directory
 	scope   string
 	address string
+	mqtts   string // the address for MQTT over TLS
 	roots   *x509.CertPool
 	owner   policy   // of the provisioning service
 	hub     policy   // of the first hub
@@ -109,6 +110,7 @@ func serve(w *world, neg bool, args []string, _ map[string]string) {
 		}
 	})
 	w.ts.Check(w.meet(server.Address().String()))
+	w.mqtts = server.MQTTAddress().String()
 	w.ts.Setenv("SCOPE", w.scope)
 }
 
