@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -12,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"sigs.k8s.io/yaml"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/wire/dpsjson"
@@ -108,7 +109,7 @@ func TestDashboardAndAlertsAskForWhatThereIs(t *testing.T) {
 		}
 	}
 	var r rules
-	if err := yaml.Unmarshal(readDocument(t, "grafana/alerts.yaml"), &r); err != nil {
+	if err := decode(readDocument(t, "grafana/alerts.yaml"), &r, true); err != nil {
 		t.Fatal(err)
 	}
 	for _, g := range r.Groups {
@@ -302,7 +303,7 @@ func TestDashboardCanBeImported(t *testing.T) {
 func TestAlertsSayWhatToDo(t *testing.T) {
 	var r rules
 	text := readDocument(t, "grafana/alerts.yaml")
-	if err := yaml.UnmarshalStrict(text, &r); err != nil {
+	if err := decode(text, &r, true); err != nil {
 		t.Fatal(err)
 	}
 	known := map[string]bool{}
@@ -325,13 +326,13 @@ func TestAlertsSayWhatToDo(t *testing.T) {
 	}
 	var prometheus struct {
 		ScrapeConfigs []struct {
-			JobName string `json:"job_name"`
-		} `json:"scrape_configs"`
-		RuleFiles []string `json:"rule_files"`
+			JobName string `yaml:"job_name"`
+		} `yaml:"scrape_configs"`
+		RuleFiles []string `yaml:"rule_files"`
 	}
 	_, manual, _ := strings.Cut(string(readDocument(t, "operate.md")), "```yaml\n")
 	manual, _, _ = strings.Cut(manual, "```")
-	if err := yaml.Unmarshal([]byte(manual), &prometheus); err != nil || len(prometheus.ScrapeConfigs) != 1 || len(prometheus.RuleFiles) != 1 {
+	if err := decode([]byte(manual), &prometheus, false); err != nil || len(prometheus.ScrapeConfigs) != 1 || len(prometheus.RuleFiles) != 1 {
 		t.Fatalf("%+v, %v", prometheus, err)
 	}
 	if job := prometheus.ScrapeConfigs[0].JobName; !strings.Contains(string(text), `up{job="`+job+`"}`) {
@@ -364,6 +365,13 @@ func TestMetricsAreInTheManual(t *testing.T) {
 			t.Errorf("%s is in the manual, and no server tells it", name)
 		}
 	}
+}
+
+// decode reads YAML. A strict reader knows every member.
+func decode(text []byte, into any, strict bool) error {
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	d.KnownFields(strict)
+	return d.Decode(into)
 }
 
 func readDocument(t *testing.T, name string) []byte {
