@@ -1,5 +1,5 @@
 // Package hub is the IoT hub a device lands on: the identity registry, device
-// twins and the telemetry stream. One process can hold several hubs, told apart
+// twins, the telemetry stream and the queues of messages to devices. One process can hold several hubs, told apart
 // by host name; each has its own devices.
 package hub
 
@@ -110,4 +110,93 @@ type Stream interface {
 	LastSequence(ctx context.Context) (uint64, error)
 	// Trim removes messages enqueued before the given time.
 	Trim(ctx context.Context, before time.Time) (removed int, err error)
+}
+
+// An Ack says of which ends of a message to a device its sender wants to hear,
+// spelled as in the message property iothub-ack.
+type Ack string
+
+// The kinds of acknowledgement.
+const (
+	AckNone     Ack = "none"
+	AckPositive Ack = "positive" // when the device completed it
+	AckNegative Ack = "negative" // when it did not
+	AckFull     Ack = "full"
+)
+
+// A CloudMessage is a cloud-to-device message in its device's queue. It is
+// enqueued, or else locked: then it has a LockToken, and is enqueued again at
+// LockedUntil.
+type CloudMessage struct {
+	Sequence    uint64 // its place in the queue, assigned when it is added
+	Enqueued    time.Time
+	Expiry      time.Time
+	LockToken   string    // empty unless it is locked
+	LockedUntil time.Time // zero unless it is locked
+	Deliveries  int       // how often the device was given it
+	Ack         Ack
+	System      map[string]string // as in Message
+	Properties  map[string]string // application properties
+	Body        []byte
+}
+
+// An Outcome is how a message to a device ended, spelled as in feedback.
+type Outcome string
+
+// The outcomes.
+const (
+	OutcomeSuccess               Outcome = "Success"
+	OutcomeExpired               Outcome = "Expired"
+	OutcomeDeliveryCountExceeded Outcome = "DeliveryCountExceeded"
+	OutcomeRejected              Outcome = "Rejected"
+	OutcomePurged                Outcome = "Purged"
+)
+
+// A Feedback says how one message to a device ended.
+type Feedback struct {
+	Hub          string // as in Device
+	DeviceID     device.ID
+	GenerationID string // of the device
+	MessageID    string
+	Ended        time.Time
+	Outcome      Outcome
+}
+
+// A QueueChange is what becomes of a device's queue.
+type QueueChange struct {
+	Add      []*CloudMessage // behind what is there; their Sequence is assigned
+	Update   []*CloudMessage // LockToken, LockedUntil and Deliveries of those in the queue
+	Remove   []uint64        // sequence numbers
+	Feedback []Feedback
+}
+
+// Queues keeps messages to devices until they are settled, and the feedback
+// about them until somebody took it. Each write is atomic and durable when it
+// returns. A queue goes with its device's identity.
+type Queues interface {
+	// ChangeQueue gives decide the generation ID of the device, empty when there
+	// is none, and its queue in order, without the bodies, and makes the change
+	// that decide returns, all without another write to the same queue in
+	// between. An error from decide is returned as it is, and nothing is
+	// written. decide must not call the store and may be called more than once.
+	ChangeQueue(ctx context.Context, at Place, decide func(generation string, queue []*CloudMessage) (QueueChange, error)) error
+	// Queued returns one message of a queue with its body, or an error of kind
+	// errs.NotFound.
+	Queued(ctx context.Context, at Place, sequence uint64) (*CloudMessage, error)
+	// CountQueued counts the messages that have not expired of those devices of a
+	// hub whose IDs are between first and last, both included, in the order of
+	// the bytes of their IDs. Those without any are left out.
+	CountQueued(ctx context.Context, hub string, first, last device.ID, now time.Time) (map[device.ID]int, error)
+	// ExpiredQueues returns up to limit devices in whose queues messages have
+	// expired.
+	ExpiredQueues(ctx context.Context, now time.Time, limit int) ([]Place, error)
+	// LockFeedback puts a hub's oldest feedback, up to limit of what is not
+	// locked, under the lock token until a time, and returns it in order.
+	LockFeedback(ctx context.Context, hub, token string, now, until time.Time, limit int) ([]*Feedback, error)
+	// SettleFeedback removes what is locked under token, or else unlocks it, and
+	// returns how many that are: zero when the lock has expired.
+	SettleFeedback(ctx context.Context, hub, token string, now time.Time, remove bool) (settled int, err error)
+	// TrimFeedback removes the feedback about messages that ended before the
+	// given time.
+	TrimFeedback(ctx context.Context, before time.Time) error
 }

@@ -44,6 +44,7 @@ var (
 	_ access.Policies            = (*Store)(nil)
 	_ hub.Registry               = (*Store)(nil)
 	_ hub.Stream                 = (*Store)(nil)
+	_ hub.Queues                 = (*Store)(nil)
 )
 
 // A Store is an open database. Its methods may be called at the same time. An

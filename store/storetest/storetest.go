@@ -5,6 +5,7 @@ package storetest
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/attest/ekcert"
@@ -37,6 +38,7 @@ type Store interface {
 	PutPolicy(context.Context, access.Owner, access.Policy) error
 	hub.Registry
 	hub.Stream
+	hub.Queues
 	Wait(ctx context.Context, after uint64) error
 	Close() error
 }
@@ -58,7 +60,7 @@ type rule struct {
 // again after it was closed.
 func Run(t *testing.T, create func(t *testing.T) (open func() Store)) {
 	var rules []rule
-	for _, more := range [][]rule{scopeRules, policyRules, enrollmentRules, sharedKeyRules, certificateRules, trustRules, registrationRules, deviceRules, togetherRules, messageRules, storeRules} {
+	for _, more := range [][]rule{scopeRules, policyRules, enrollmentRules, sharedKeyRules, certificateRules, trustRules, registrationRules, deviceRules, queueRules, togetherRules, messageRules, storeRules} {
 		rules = append(rules, more...)
 	}
 	for _, r := range rules {
@@ -127,6 +129,10 @@ func whatWasWrittenStays(t *testing.T, open func() Store) {
 	changeTrust(t, s, scopeA, trustChange([]ekcert.TrustAnchor{anchor}))
 	m := filled[*hub.Message]()
 	noError(t, s.Append(ctx, []*hub.Message{m, {Hub: "hub-1", DeviceID: "d", Enqueued: epoch}}))
+	changeQueue(t, s, pump7, hub.QueueChange{
+		Add: []*hub.CloudMessage{filled[*hub.CloudMessage]()}, Feedback: []hub.Feedback{feedback("hub-1", "a", epoch)},
+	})
+	waiting := queued(t, s, pump7)
 	noError(t, s.Close())
 
 	s = open()
@@ -155,6 +161,12 @@ func whatWasWrittenStays(t *testing.T, open func() Store) {
 	ms, err := s.Read(ctx, "", 0, 1)
 	noError(t, err)
 	same(t, ms, []*hub.Message{m})
+	same(t, len(waiting), 1)
+	same(t, queued(t, s, pump7), waiting)
+	whole, err := s.Queued(ctx, pump7, waiting[0].Sequence)
+	noError(t, err)
+	same(t, whole.Body, filled[*hub.CloudMessage]().Body)
+	same(t, lockFeedback(t, s, "hub-1", "t", epoch, epoch.Add(time.Minute), 9), "[a]")
 
 	// Sequence numbers go on, even where the messages are gone.
 	n, err := s.Trim(ctx, epoch.AddDate(1, 0, 0))

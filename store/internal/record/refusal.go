@@ -53,3 +53,8 @@ func NoRegistration() *errs.Error {
 func NoDevice() *errs.Error {
 	return errs.New(errs.NotFound, errs.CodeDeviceNotFound, "Device not found.")
 }
+
+// NoCloudMessage is the error for a message that is not in its device's queue.
+func NoCloudMessage() *errs.Error {
+	return errs.New(errs.NotFound, errs.CodeGenericNotFound, "Message not found.")
+}
