@@ -23,4 +23,7 @@ type HTTP struct {
 	Attempts int
 	// Timeout bounds one attempt; zero means a minute.
 	Timeout time.Duration
+	// Warn is given the text of each Warning header (RFC 7234 §5.5) of a call that
+	// succeeded; nil for nobody. It may be called by several goroutines at once.
+	Warn func(text string)
 }

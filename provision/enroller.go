@@ -24,6 +24,7 @@ const maxGroups = 100
 // needed.
 type EnrollerConfig struct {
 	Store   EnrollmentStore
+	Scopes  Scopes
 	Records Records
 	Trust   TrustStore
 	Journal *Journal
@@ -39,6 +40,9 @@ type EnrollmentStore interface {
 	enroll.Store
 	enroll.CACertificates
 	EnrollmentReader
+	// ListSharedKeys returns up to limit groups of IDs of individual enrollments
+	// that have a symmetric key in common, each with the first ten of them.
+	ListSharedKeys(ctx context.Context, scope device.IDScope, limit int) ([][]string, error)
 }
 
 // An Enroller is the operators' side of the service: enrollments, registration
@@ -51,8 +55,9 @@ func NewEnroller(c EnrollerConfig) *Enroller { return &Enroller{c} }
 
 // Put creates an enrollment (match nil) or updates one whose entity tag match
 // accepts, and returns it with its symmetric keys. The errors are those of
-// enroll.Change, and errs.Invalid for a group that names a CA certificate which is
-// not there or not verified.
+// enroll.Change, errs.Invalid for a group that names a CA certificate which is not
+// there or not verified, and errs.Conflict for an individual enrollment that gets a
+// symmetric key which another one has, where the scope refuses that.
 func (e *Enroller) Put(ctx context.Context, caller access.Caller, next *enroll.Entry, match Precondition) (*enroll.Entry, error) {
 	if err := caller.Require(access.EnrollmentWrite); err != nil {
 		return nil, err
@@ -82,10 +87,57 @@ func (e *Enroller) Put(ctx context.Context, caller access.Caller, next *enroll.E
 		}
 		return written, checkReferences(old, next, unfit)
 	}
-	if err := e.Store.ChangeEntry(ctx, next.Scope, next.Kind, next.Key(), change); err != nil {
+	write, err := e.writer(ctx, next)
+	if err != nil {
+		return nil, err
+	}
+	if err := write(ctx, next.Scope, next.Kind, next.Key(), change); err != nil {
 		return nil, err
 	}
 	return written, nil
+}
+
+// writer returns what writes an enrollment as its scope wants it.
+func (e *Enroller) writer(ctx context.Context, next *enroll.Entry) (write func(context.Context, device.IDScope, enroll.Kind, device.RegistrationID, func(*enroll.Entry) (*enroll.Entry, error)) error, err error) {
+	if !ownsKey(next) {
+		return e.Store.ChangeEntry, nil
+	}
+	scope, err := e.Scopes.Scope(ctx, next.Scope)
+	if err != nil {
+		return nil, fmt.Errorf("reading the scope %s: %w", next.Scope, err)
+	}
+	if scope.SharedKeys == RefuseSharedKeys {
+		return e.Store.ChangeEntryUnshared, nil
+	}
+	return e.Store.ChangeEntry, nil
+}
+
+// ownsKey reports whether an enrollment has a symmetric key that should be no
+// other's.
+func ownsKey(e *enroll.Entry) bool {
+	return e.Kind == enroll.Individual && e.Attestation.Type == attest.TypeSymmetricKey
+}
+
+// SharedWith returns the IDs of up to ten other individual enrollments that have a
+// symmetric key of e, which was just put.
+func (e *Enroller) SharedWith(ctx context.Context, caller access.Caller, entry *enroll.Entry) ([]string, error) {
+	if err := caller.Require(access.EnrollmentWrite); err != nil {
+		return nil, err
+	}
+	if !ownsKey(entry) || entry.Attestation.SymmetricKey == nil {
+		return nil, nil
+	}
+	return e.Store.SharedKeys(ctx, entry.Scope, *entry.Attestation.SymmetricKey, entry.Key())
+}
+
+// SharedKeys returns up to limit groups of IDs of individual enrollments that have
+// a symmetric key in common, each with the first ten of them: whoever opens one such
+// device can speak for the others.
+func (e *Enroller) SharedKeys(ctx context.Context, caller access.Caller, scope device.IDScope, limit int) ([][]string, error) {
+	if err := caller.Require(access.EnrollmentRead); err != nil {
+		return nil, err
+	}
+	return e.Store.ListSharedKeys(ctx, scope, limit)
 }
 
 // PutEndorsementKeys gives a TPM group its list of endorsement keys, in place of

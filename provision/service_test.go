@@ -9,6 +9,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -81,7 +83,7 @@ func newService(t testing.TB, settings ...func(*provision.Config)) *service {
 	}
 	s.registrar = provision.NewRegistrar(config)
 	s.enroller = provision.NewEnroller(provision.EnrollerConfig{
-		Store: store, Records: store, Trust: store, Journal: journal, Now: s.clock, Random: rand.Reader})
+		Store: store, Scopes: store, Records: store, Trust: store, Journal: journal, Now: s.clock, Random: rand.Reader})
 	if err := store.PutScope(t.Context(), provision.Scope{ID: scope, Allocation: enroll.Hashed}); err != nil {
 		t.Fatal(err)
 	}
@@ -355,3 +357,57 @@ func (s *service) challenged(id string, c attest.Credential) *provision.Challeng
 }
 
 var errHubDown = errors.New("connection refused")
+
+// A scope that refuses shared keys lets none in, and lets what is shared already be
+// changed.
+func TestSharedKeysAreRefusedWhereTheScopeWantsIt(t *testing.T) {
+	s := newService(t)
+	everything := access.Caller{Rights: access.AllProvisioning}
+	key, err := device.GenerateSymmetricKey(rand.Reader, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := func(id string) *enroll.Entry {
+		return &enroll.Entry{Scope: scope, Kind: enroll.Individual, ID: id, Attestation: attest.Mechanism{
+			Type: attest.TypeSymmetricKey, SymmetricKey: &attest.SymmetricKeys{Primary: key}}}
+	}
+	for _, id := range []string{"pump-7", "Pump-8"} {
+		if _, err := s.enroller.Put(t.Context(), everything, entry(id), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	others, err := s.enroller.SharedWith(t.Context(), everything, entry("pump-7"))
+	if err != nil || !slices.Equal(others, []string{"Pump-8"}) {
+		t.Errorf("%v, %v", others, err)
+	}
+	if err := s.store.PutScope(t.Context(), provision.Scope{ID: scope, Allocation: enroll.Hashed, SharedKeys: provision.RefuseSharedKeys}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.enroller.Put(t.Context(), everything, entry("pump-9"), nil); errs.KindOf(err) != errs.Conflict || !strings.Contains(err.Error(), "pump-7, Pump-8") {
+		t.Errorf("a third: %v", err)
+	}
+	disabled := entry("pump-7")
+	disabled.Disabled = true
+	if _, err := s.enroller.Put(t.Context(), everything, disabled, func(string) bool { return true }); err != nil {
+		t.Errorf("one of the two: %v", err)
+	}
+	group := entry("fleet")
+	group.Kind = enroll.Group
+	if _, err := s.enroller.Put(t.Context(), everything, group, nil); err != nil {
+		t.Errorf("a group: %v", err)
+	}
+	for name, err := range map[string]error{
+		"SharedWith": func() error {
+			_, err := s.enroller.SharedWith(t.Context(), access.Caller{Rights: access.EnrollmentRead}, entry("pump-7"))
+			return err
+		}(),
+		"SharedKeys": func() error {
+			_, err := s.enroller.SharedKeys(t.Context(), access.Caller{Rights: access.EnrollmentWrite}, scope, 1)
+			return err
+		}(),
+	} {
+		if errs.KindOf(err) != errs.Denied {
+			t.Errorf("%s without the right: %v", name, err)
+		}
+	}
+}

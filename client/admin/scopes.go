@@ -114,6 +114,20 @@ func (c *Client) ScopeKeys(ctx context.Context, id string) ([]PolicyKeys, error)
 	return all, nil
 }
 
+// SharedKeys returns groups of registration IDs whose individual enrollments have a
+// symmetric key in common, each with the first ten of them, and whether there are
+// more groups. It takes the right EnrollmentRead.
+func (c *Client) SharedKeys(ctx context.Context) (groups [][]string, more bool, err error) {
+	var list struct {
+		Groups [][]string `json:"groups"`
+		More   bool       `json:"more"`
+	}
+	if err := c.call(ctx, http.MethodGet, "sharedKeys", nil, &list); err != nil {
+		return nil, false, fmt.Errorf("listing shared keys: %w", err)
+	}
+	return list.Groups, list.More, nil
+}
+
 func scopePath(id string) string {
 	if id == "" {
 		return "scope"

@@ -6,8 +6,8 @@
 //
 // openapi.json describes it. Except for that and the probes, a request carries a
 // SAS token of a shared access policy of the scope that its Host header names,
-// with the right ServiceConfig, or EnrollmentWrite where it changes an enrollment
-// group. Bodies are JSON; an error is
+// with the right ServiceConfig, or EnrollmentRead or EnrollmentWrite where it is
+// about enrollments. Bodies are JSON; an error is
 // {"error":{"kind","code","message","trackingId"}}.
 package admin
 
@@ -75,6 +75,7 @@ type Config struct {
 	Decisions    Explainer
 	Links        Links
 	Lists        Lists
+	Sharers      Sharers
 	Certificates Certificates
 	Trust        Trust
 	Messages     Messages
@@ -126,6 +127,7 @@ func (f front) routes() []rest.Route {
 		{Method: http.MethodPut, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.link)},
 		{Method: http.MethodDelete, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.unlink)},
 		{Method: http.MethodGet, Pattern: "/berth/v1/webhooks", Serve: f.operator(f.webhooks)},
+		{Method: http.MethodGet, Pattern: "/berth/v1/sharedKeys", Serve: f.holder(access.EnrollmentRead, f.sharedKeys)},
 		{Method: http.MethodPut, Pattern: "/berth/v1/enrollmentGroups/{id}/endorsementKeys", Serve: f.holder(access.EnrollmentWrite, f.putList)},
 		{Method: http.MethodGet, Pattern: "/berth/v1/hubs/{host}/messages", Serve: f.operator(f.messages)},
 	})

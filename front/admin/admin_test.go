@@ -75,11 +75,11 @@ func start(t *testing.T) *server {
 		Enrollments: store, Records: store, Scopes: store, Hubs: nil, Secrets: secrets, Journal: journal,
 		Now: time.Now, Random: rand.Reader, ChallengeWindow: time.Minute,
 	})
-	s.enroller = provision.NewEnroller(provision.EnrollerConfig{Store: store, Records: store, Trust: store, Journal: journal, Now: time.Now, Random: rand.Reader})
+	s.enroller = provision.NewEnroller(provision.EnrollerConfig{Store: store, Scopes: store, Records: store, Trust: store, Journal: journal, Now: time.Now, Random: rand.Reader})
 	s.Server = httptest.NewServer(documented(t, New(Config{
 		Home: scope, Scopes: scopes{store}, Tenants: store, Policies: store, Secrets: secrets,
 		Decisions: s.enroller,
-		Links:     links{store}, Lists: s.enroller, Certificates: s.enroller, Trust: s.enroller, Messages: store, Version: "1.2.3",
+		Links:     links{store}, Lists: s.enroller, Sharers: s.enroller, Certificates: s.enroller, Trust: s.enroller, Messages: store, Version: "1.2.3",
 		Ready:    func(context.Context) error { return s.ready },
 		Draining: draining,
 		Webhooks: func() []provision.WebhookHealth { return s.webhooks },

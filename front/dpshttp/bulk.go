@@ -43,7 +43,7 @@ func (f front) bulk(kind enroll.Kind) func(http.ResponseWriter, serviceCall) err
 		}
 		var failures []dpsjson.BulkEnrollmentOperationError
 		for _, item := range items {
-			if err := f.bulkItem(call, kind, operation.Mode, item); err != nil {
+			if err := f.bulkItem(w, call, kind, operation.Mode, item); err != nil {
 				failures = append(failures, f.bulkFailure(call, kind, item.RegistrationID, err))
 			}
 		}
@@ -53,7 +53,7 @@ func (f front) bulk(kind enroll.Kind) func(http.ResponseWriter, serviceCall) err
 
 // bulkItem treats one item. An update without an entity tag is taken for a
 // creation, as the original does: what exists is a conflict.
-func (f front) bulkItem(call serviceCall, kind enroll.Kind, mode dpsjson.BulkMode, item dpsjson.IndividualEnrollment) error {
+func (f front) bulkItem(w http.ResponseWriter, call serviceCall, kind enroll.Kind, mode dpsjson.BulkMode, item dpsjson.IndividualEnrollment) error {
 	if mode == dpsjson.BulkDelete {
 		return f.Enroller.Delete(call.Context(), call.caller, call.scope, kind, item.RegistrationID, nil)
 	}
@@ -68,7 +68,9 @@ func (f front) bulkItem(call serviceCall, kind enroll.Kind, mode dpsjson.BulkMod
 	if err != nil {
 		return invalid(err.Error())
 	}
-	_, err = f.Enroller.Put(call.Context(), call.caller, entry, match)
+	if entry, err = f.Enroller.Put(call.Context(), call.caller, entry, match); err == nil {
+		f.warnOfSharedKey(w, call, entry)
+	}
 	return err
 }
 

@@ -44,6 +44,7 @@ type Registrar interface {
 // checks the caller's right before anything else.
 type Enroller interface {
 	Put(context.Context, access.Caller, *enroll.Entry, provision.Precondition) (*enroll.Entry, error)
+	SharedWith(context.Context, access.Caller, *enroll.Entry) ([]string, error)
 	Entry(context.Context, access.Caller, device.IDScope, enroll.Kind, string) (*enroll.Entry, error)
 	Delete(context.Context, access.Caller, device.IDScope, enroll.Kind, string, provision.Precondition) error
 	Entries(context.Context, access.Caller, device.IDScope, enroll.Kind, provision.Page) ([]*enroll.Entry, error)

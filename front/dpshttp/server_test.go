@@ -47,6 +47,9 @@ type store struct {
 	records map[device.RegistrationID]*provision.Registration
 	cas     map[string]*enroll.CACertificate
 
+	sharers    []string // of every key, when it is asked for
+	sharedKeys provision.SharedKeys
+
 	policies []access.Policy
 	hubs     []provision.LinkedHub
 	refusal  error // what the hubs answer to Assign
@@ -85,10 +88,20 @@ func (s *store) ChangeEntry(_ context.Context, _ device.IDScope, kind enroll.Kin
 }
 
 func (s *store) ChangeEntryUnshared(ctx context.Context, scope device.IDScope, kind enroll.Kind, key device.RegistrationID, decide func(*enroll.Entry) (*enroll.Entry, error)) error {
-	return s.ChangeEntry(ctx, scope, kind, key, decide)
+	return s.ChangeEntry(ctx, scope, kind, key, func(old *enroll.Entry) (*enroll.Entry, error) {
+		next, err := decide(old)
+		if err == nil && len(s.sharers) > 0 {
+			err = errs.New(errs.Conflict, errs.CodeConflict, "The key is also that of %s", strings.Join(s.sharers, ", "))
+		}
+		return next, err
+	})
 }
 
 func (s *store) SharedKeys(context.Context, device.IDScope, attest.SymmetricKeys, device.RegistrationID) ([]string, error) {
+	return s.sharers, nil
+}
+
+func (s *store) ListSharedKeys(context.Context, device.IDScope, int) ([][]string, error) {
 	return nil, nil
 }
 
@@ -215,7 +228,7 @@ func (s *store) Scope(_ context.Context, id device.IDScope) (*provision.Scope, e
 	if id != scope {
 		return nil, errs.New(errs.NotFound, 0, "there is no such scope")
 	}
-	return &provision.Scope{ID: scope, Allocation: enroll.Hashed}, nil
+	return &provision.Scope{ID: scope, Allocation: enroll.Hashed, SharedKeys: s.sharedKeys}, nil
 }
 
 func (s *store) Linked(context.Context, device.IDScope) ([]provision.LinkedHub, error) {
@@ -275,7 +288,7 @@ func newServer(t *testing.T, settings ...func(*provision.Config)) *server {
 	s.front = Config{
 		Registrar: provision.NewRegistrar(config),
 		Enroller: provision.NewEnroller(provision.EnrollerConfig{
-			Store: s.store, Records: s.store, Journal: journal, Now: clock, Random: rand.Reader}),
+			Store: s.store, Scopes: s.store, Records: s.store, Journal: journal, Now: clock, Random: rand.Reader}),
 		Policies:  s.store,
 		Secrets:   secret{},
 		Scopes:    s.store,

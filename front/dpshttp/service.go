@@ -85,6 +85,7 @@ func (f front) putEnrollment(kind enroll.Kind) func(http.ResponseWriter, service
 		if err != nil {
 			return err
 		}
+		f.warnOfSharedKey(w, call, entry)
 		return answerEntry(w, entry, serviceapi.ShowKeys)
 	}
 }
@@ -103,6 +104,19 @@ func idMember(kind enroll.Kind) string {
 		return "enrollmentGroupId"
 	}
 	return "registrationId"
+}
+
+// warnOfSharedKey says in a Warning header (RFC 7234 §5.5) who else has the key of
+// an enrollment. The enrollment is written: whether that can be found out or not,
+// it is answered.
+func (f front) warnOfSharedKey(w http.ResponseWriter, call serviceCall, entry *enroll.Entry) {
+	others, err := f.Enroller.SharedWith(call.Context(), call.caller, entry)
+	if err != nil {
+		f.Logger.Warn("looking for shared keys", "error", err, "tracking_id", string(call.TrackingID))
+	}
+	if len(others) > 0 {
+		w.Header().Add("Warning", `299 - "The symmetric key of `+entry.ID+` is also that of `+strings.Join(others, ", ")+`: whoever opens one of these devices can speak for the others"`)
+	}
 }
 
 func (f front) getEnrollment(kind enroll.Kind) func(http.ResponseWriter, serviceCall) error {

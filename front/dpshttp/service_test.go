@@ -14,6 +14,7 @@ import (
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/enroll"
 	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/wire/sas"
 )
 
@@ -483,4 +484,33 @@ func TestKeysAreHidden(t *testing.T) {
 	if strings.Contains(s.log.String(), primary) {
 		t.Error("the log holds a key")
 	}
+}
+
+// An enrollment with the key of another one is written with a warning, or not at
+// all, as its scope wants it.
+func TestKeysThatOthersHave(t *testing.T) {
+	s := newServer(t)
+	const body = `{"attestation":{"type":"symmetricKey"}}`
+	put := func(id string) *http.Request { return s.service("PUT", "/enrollments/"+id, body) }
+	if a := s.want(200, put("dev-1")); a.header["Warning"] != nil {
+		t.Errorf("%q", a.header["Warning"])
+	}
+	s.store.sharers = []string{"dev-8", "dev-9"}
+	for name, a := range map[string]answered{
+		"one":  s.want(200, put("dev-2")),
+		"bulk": s.want(200, s.service("POST", "/enrollments", `{"mode":"create","enrollments":[{"registrationId":"dev-3","attestation":{"type":"symmetricKey"}}]}`)),
+	} {
+		if got := a.header["Warning"]; len(got) != 1 || !strings.HasPrefix(got[0], `299 - "The symmetric key of dev-`) || !strings.Contains(got[0], "dev-8, dev-9") {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if a := s.want(200, s.service("PUT", "/enrollmentGroups/fleet", body)); a.header["Warning"] != nil {
+		t.Errorf("a group: %q", a.header["Warning"])
+	}
+	s.store.sharedKeys = provision.RefuseSharedKeys
+	if a := s.want(409, put("dev-4")); !strings.Contains(a.body, "dev-8, dev-9") {
+		t.Error(a.body)
+	}
+	s.want(404, s.service("GET", "/enrollments/dev-4", ""))
+	s.want(200, s.service("PUT", "/enrollmentGroups/other", body))
 }

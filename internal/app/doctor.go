@@ -253,6 +253,9 @@ func (e *examination) tenant() {
 	if err == nil {
 		err = useEach(scopes, e.snapshot.Linked, e.tenancy)
 	}
+	for _, s := range scopes {
+		e.sharedKeys(s.ID)
+	}
 	if err != nil {
 		e.say(Broken, databaseFile, "", "reading the scopes and their hubs: %v", err)
 	}
@@ -281,6 +284,26 @@ func (e *examination) tenancy(s provision.Scope, linked []provision.LinkedHub) {
 		return
 	}
 	e.say(Warning, "hubs", fmt.Sprintf("berth scope connection %s --out FILE, then: berth hub link HOST --connection-string-file FILE", s.ID), "none is linked to the scope %s, so no device of it can be assigned", s.ID)
+}
+
+// sharedKeys tells of enrollments of a scope that have a key in common.
+func (e *examination) sharedKeys(scope device.IDScope) {
+	const named = 5
+	groups, err := e.snapshot.ListSharedKeys(scope, named+1)
+	switch {
+	case err != nil:
+		e.say(Broken, databaseFile, "", "looking for shared keys in %s: %v", scope, err)
+	case len(groups) == 0:
+	default:
+		var texts []string
+		for _, g := range groups[:min(len(groups), named)] {
+			texts = append(texts, strings.Join(g, " "))
+		}
+		if len(groups) > named {
+			texts = append(texts, "and more")
+		}
+		e.say(Warning, "enrollments", "berth scope shared-keys, then give each device a key of its own", "of %s have a symmetric key in common: %s; who opens one such device can speak for the others", scope, strings.Join(texts, "; "))
+	}
 }
 
 // connections holds the connection strings against the policies.

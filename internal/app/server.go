@@ -140,7 +140,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 		Fault:           func(err error) { s.logger.Error("finishing registrations", "error", err) },
 	})
 	enroller := provision.NewEnroller(provision.EnrollerConfig{
-		Store: s.store, Records: s.store, Trust: s.store, Journal: journal, Now: now, Random: rand.Reader,
+		Store: s.store, Scopes: s.store, Records: s.store, Trust: s.store, Journal: journal, Now: now, Random: rand.Reader,
 		CheckCustom: s.chooser.check,
 	})
 	scopes := tenants{s.store, s.hubs.scopes, scope, s.config.Hosts}
@@ -168,7 +168,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 		admin: admin.New(admin.Config{
-			Home: scope, Scopes: scopes, Tenants: scopes, Policies: s.store, Secrets: key, Decisions: enroller, Links: s.hubs, Lists: enroller, Certificates: enroller, Trust: enroller, Messages: s.store,
+			Home: scope, Scopes: scopes, Tenants: scopes, Policies: s.store, Secrets: key, Decisions: enroller, Links: s.hubs, Lists: enroller, Sharers: enroller, Certificates: enroller, Trust: enroller, Messages: s.store,
 			Version: version, Ready: s.isReady, Draining: s.draining, Webhooks: s.chooser.webhooks.Health,
 			Addresses: limits.ofAddress, Observe: s.metrics.of("admin"),
 			Now: now, Logger: s.logger, Random: rand.Reader,

@@ -32,6 +32,7 @@ type store interface {
 	ListScopes(context.Context) ([]provision.Scope, error)
 	ChangeScopes(context.Context, func([]provision.Scope) (*provision.Scope, error)) error
 	DeleteScope(context.Context, device.IDScope) error
+	ListSharedKeys(ctx context.Context, scope device.IDScope, limit int) ([][]string, error)
 	PutPolicy(context.Context, access.Owner, access.Policy) error
 	Linked(context.Context, device.IDScope) ([]provision.LinkedHub, error)
 	PutLinkedHub(context.Context, device.IDScope, provision.LinkedHub) error

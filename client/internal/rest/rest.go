@@ -48,6 +48,7 @@ type Client struct {
 	http     *http.Client
 	attempts int
 	timeout  time.Duration
+	warn     func(string) // or nil
 }
 
 // New returns a client for host, a name or address with an optional :port. It
@@ -59,7 +60,7 @@ func New(host string, certificate *tls.Certificate, o client.HTTP) (*Client, err
 	if o.Attempts < 0 || o.Timeout < 0 {
 		return nil, errors.New("the attempts and the timeout must not be negative")
 	}
-	c := &Client{base: "https://" + host, attempts: defaultAttempts, timeout: defaultTimeout}
+	c := &Client{base: "https://" + host, attempts: defaultAttempts, timeout: defaultTimeout, warn: o.Warn}
 	if o.Attempts > 0 {
 		c.attempts = o.Attempts
 	}
@@ -198,7 +199,22 @@ func (c *Client) Do(ctx context.Context, r Request) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.warn != nil {
+		for _, header := range answer.Header.Values("Warning") {
+			c.warn(warning(header))
+		}
+	}
 	return answer, nil
+}
+
+// warning returns the text of a Warning header, `299 - "text"`, without control
+// characters, or all of one in another form.
+func warning(header string) string {
+	text := header
+	if _, quoted, ok := strings.Cut(header, ` "`); ok {
+		text = strings.TrimSuffix(quoted, `"`)
+	}
+	return Printable(text, maxBody)
 }
 
 // Stream makes the call and returns the answer's body to read for as long as

@@ -394,3 +394,22 @@ func TestConnectionStringsThatAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestWarningsArePassedOn(t *testing.T) {
+	header := http.Header{"Warning": {`299 - "The key is also that of pump-8"`, "something else\u009b2J"}}
+	synctest.Test(t, func(t *testing.T) {
+		o := memtls.Serve(t, answering(200, header, ""))
+		var got []string
+		o.Warn = func(text string) { got = append(got, text) }
+		c, err := rest.New(memtls.Host, nil, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Do(t.Context(), get); err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != 2 || got[0] != "The key is also that of pump-8" || !strings.HasPrefix(got[1], "something else") || strings.Contains(got[1], "\u009b") {
+			t.Errorf("%q", got)
+		}
+	})
+}

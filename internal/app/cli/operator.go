@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -26,6 +27,7 @@ const connectionVariable = "BERTH_CONNECTION_STRING"
 type operator struct {
 	*terminal
 	connectionFile, ca string
+	warnings           sync.Mutex // held while one is written
 }
 
 // newOperator adds the flags to c and the commands below it.
@@ -63,7 +65,16 @@ func (o *operator) access() (string, client.HTTP, error) {
 	}
 	options, err := o.trust(o.ca)
 	options.Attempts = 2 // somebody is waiting
+	options.Warn = o.warn
 	return connection, options, err
+}
+
+// warn passes on what the server warns of. Some commands make several calls at a
+// time.
+func (o *operator) warn(text string) {
+	o.warnings.Lock()
+	defer o.warnings.Unlock()
+	fmt.Fprintf(o.err, "berth: warning: %s\n", text)
 }
 
 func (o *operator) connectionString() (string, error) {

@@ -30,7 +30,7 @@ The server is made for one scope, whose operators make and remove the others. Th
 operators of each scope see and change that alone.`,
 		`  berth scope list`)
 	o := newOperator(t, c)
-	c.AddCommand(newScopeAdd(o), newScopeList(o), newScopeShow(o), newScopeSet(o), newScopeConnection(o), newScopeRemove(o))
+	c.AddCommand(newScopeAdd(o), newScopeList(o), newScopeShow(o), newScopeSet(o), newScopeConnection(o), newScopeRemove(o), newScopeSharedKeys(o))
 	return c
 }
 
@@ -371,4 +371,41 @@ func noScope(err error) error {
 		return fmt.Errorf("%w\nSee what there is:\n  berth scope list", err)
 	}
 	return err
+}
+
+func newScopeSharedKeys(o *operator) *cobra.Command {
+	return &cobra.Command{
+		Use:   "shared-keys",
+		Short: "List enrollments that have a symmetric key in common",
+		Long: `List the individual enrollments of the connection string's scope that have a symmetric
+key in common, a line for each key, of which ten enrollments are named. Whoever opens one
+of these devices can speak for the others: give each a key of its own. berth scope set
+--shared-keys refuse keeps further ones out.`,
+		Example: `  berth scope shared-keys
+  berth scope shared-keys -o json`,
+		Args: exactly(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			client, err := o.admin()
+			if err != nil {
+				return err
+			}
+			groups, more, err := client.SharedKeys(c.Context())
+			if err != nil {
+				return err
+			}
+			if o.json() {
+				return o.printJSON(struct {
+					Groups [][]string `json:"groups"`
+					More   bool       `json:"more"`
+				}{groups, more})
+			}
+			for _, g := range groups {
+				fmt.Fprintln(o.out, strings.Join(g, " "))
+			}
+			if more {
+				return o.done("there are more than these %d", len(groups))
+			}
+			return nil
+		},
+	}
 }
