@@ -165,8 +165,31 @@ var farFuture = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 // Assign gives a device its identity at a hub of these servers.
 func (h *hubs) Assign(ctx context.Context, a provision.Assignment) error {
 	p := provisioning(a)
+	if a.From.Hub != a.Hub {
+		foreign, err := h.foreign(ctx, a.Scope, a.From.Hub)
+		if err != nil {
+			return err
+		}
+		if foreign {
+			return h.service.Provision(ctx, p) // the identity there stays, as at any hub elsewhere that is not linked any more
+		}
+	}
 	p.From, p.MigrateTwin = hub.Place{Hub: a.From.Hub, ID: a.From.DeviceID}, a.MigrateTwin
 	return h.service.Provision(ctx, p)
+}
+
+// foreign reports whether a hub of these servers is another scope's. A scope that
+// was linked to it by a connection string has its name in registration records, and
+// nothing to say there once the link is gone.
+func (h *hubs) foreign(ctx context.Context, scope device.IDScope, host string) (bool, error) {
+	if host == "" {
+		return false, nil
+	}
+	owner, err := h.store.HubScope(ctx, hub.HostName(host))
+	if err != nil {
+		return false, fmt.Errorf("reading whose hub %s is: %w", host, err)
+	}
+	return owner != "" && owner != scope, nil
 }
 
 // AssignElsewhere gives a device its identity where one of the hubs is elsewhere.
@@ -175,19 +198,44 @@ func (h *hubs) AssignElsewhere(ctx context.Context, a provision.Assignment) erro
 	if err != nil {
 		return fmt.Errorf("reading the linked hubs: %w", err)
 	}
-	return provision.Bring(ctx, a, func(host string) (provision.End, error) { return h.end(linked, host) })
+	return provision.Bring(ctx, a, func(host string) (provision.End, error) { return h.end(ctx, a.Scope, linked, host) })
 }
 
 // end returns the hub of a name. One that is not linked can be one of these
 // servers' that was: its devices are in the database. It cannot be one elsewhere,
 // which then has none here.
-func (h *hubs) end(linked []provision.LinkedHub, host string) (provision.End, error) {
+func (h *hubs) end(ctx context.Context, scope device.IDScope, linked []provision.LinkedHub, host string) (provision.End, error) {
 	for _, l := range linked {
 		if strings.EqualFold(l.Host, host) && l.Connection != nil {
 			return h.links.open(l)
 		}
 	}
+	foreign, err := h.foreign(ctx, scope, host)
+	if err != nil {
+		return nil, err
+	}
+	if foreign {
+		return noHub{}, nil
+	}
 	return localHub{h.service, hub.HostName(host)}, nil
+}
+
+// A noHub is an end that the scope has nothing to say at, not any more: no device is
+// found there.
+type noHub struct{}
+
+func (noHub) Export(context.Context, device.ID) (*provision.Departure, error) {
+	return nil, errs.New(errs.NotFound, errs.CodeDeviceNotFound, "The hub is not linked.")
+}
+
+func (noHub) Delete(context.Context, device.ID, string) error { return nil }
+
+func (noHub) Assign(context.Context, provision.Assignment) error {
+	return errs.New(errs.Conflict, errs.CodeConflict, "The hub is not linked.")
+}
+
+func (noHub) Receive(context.Context, provision.Assignment, provision.Departure) (string, error) {
+	return "", errs.New(errs.Conflict, errs.CodeConflict, "The hub is not linked.")
 }
 
 // A localHub is one hub of these servers as an end of a move to or from one

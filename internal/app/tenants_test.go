@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/attest"
 	"github.com/berth-iot/berth/client"
 	"github.com/berth-iot/berth/client/admin"
 	"github.com/berth-iot/berth/device"
@@ -492,5 +493,50 @@ func TestLimitsOfAScope(t *testing.T) {
 	}
 	if _, err := h.home.Scopes(t.Context()); err != nil {
 		t.Errorf("another scope's operators: %v", err)
+	}
+}
+
+// A scope that was linked to a hub of another one by a connection string has its name
+// in registration records. When the link is gone, a device that comes again takes
+// nothing away there.
+func TestAFormerLinkReachesNothing(t *testing.T) {
+	h := newHouse(t)
+	north, south := h.let("north.example", admin.ScopeChange{}), h.let("south.example", admin.ScopeChange{})
+	h.furnish(north)
+	const southernHub = "hub.south.example"
+	if _, err := south.LinkHub(t.Context(), admin.Link{Host: southernHub, Weight: 1, Allocation: true}); err != nil {
+		t.Fatal(err)
+	}
+	before := h.belongings(north.id)
+	key, err := device.ParseSymmetricKey(northernKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := attest.SymmetricKeys{Primary: key, Secondary: key}
+	for _, from := range []string{northernHub, strings.ToUpper(northernHub)} {
+		a := provision.Assignment{
+			Scope: south.id, Hub: southernHub, DeviceID: "pump-7", MigrateTwin: true, Keys: keys,
+			From: provision.Place{Hub: from, DeviceID: "pump-7"},
+		}
+		if err := h.server.hubs.Assign(t.Context(), a); err != nil {
+			t.Error(err)
+		}
+		a.Tried = []provision.Place{{Hub: from, DeviceID: "pump-7"}}
+		if err := h.server.hubs.AssignElsewhere(t.Context(), a); err != nil {
+			t.Error(err)
+		}
+	}
+	if after := h.belongings(north.id); !reflect.DeepEqual(before, after) {
+		t.Errorf("before %v\nafter  %v", before, after)
+	}
+	if _, err := h.server.store.Device(t.Context(), southernHub, "pump-7"); err != nil {
+		t.Errorf("the device has no home: %v", err)
+	}
+	own := provision.Assignment{Scope: north.id, Hub: northernHub, DeviceID: "pump-8", Keys: keys, From: provision.Place{Hub: northernHub, DeviceID: "pump-7"}}
+	if err := h.server.hubs.Assign(t.Context(), own); err != nil {
+		t.Error(err)
+	}
+	if _, err := h.server.store.Device(t.Context(), northernHub, "pump-7"); err == nil {
+		t.Error("a scope cannot rename a device of its own hub")
 	}
 }
