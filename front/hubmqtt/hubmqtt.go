@@ -115,6 +115,9 @@ func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, c
 	if credential.Token != nil {
 		s.expiry = time.AfterFunc(credential.Token.Expiry.Sub(f.Now())+tokenGrace, func() { conn.Close(errors.New("the token has expired")) })
 	}
+	if !connect.CleanSession {
+		s.presume()
+	}
 	s.detach = f.Service.Attach(hub.Place{Hub: from.Hub, ID: from.ID}, s)
 	return s, mqtt.Accepted, nil
 }
@@ -142,6 +145,15 @@ type session struct {
 	granted map[string]byte
 	calls   map[string]chan methodAnswer // direct methods that wait, by request ID
 	lastRID uint32
+}
+
+// presume grants what a client that wants its session kept may have subscribed to
+// in an earlier connection, of which nothing is kept here: some clients do that
+// once in their lives and never look whether the session is present. To who has
+// not, these messages are ones that it ignores. Messages to the device are not
+// among them: who ignored those would lose them.
+func (s *session) presume() {
+	s.granted = map[string]byte{hubtopic.TwinResponses: 0, hubtopic.TwinDesired: 0, hubtopic.Methods: 0}
 }
 
 type methodAnswer struct {

@@ -112,7 +112,7 @@ func (w *world) connect(id string, password []byte) (*client, mqtt.ReturnCode) {
 	w.Helper()
 	c := w.dial()
 	username := hubName + "/" + id + "/?api-version=2021-04-12&DeviceClientType=test"
-	c.send(&mqtt.Connect{Level: 4, ClientID: id, Username: &username, Password: password})
+	c.send(&mqtt.Connect{Level: 4, ClientID: id, CleanSession: true, Username: &username, Password: password})
 	a, ok := c.hear().(*mqtt.Connack)
 	if !ok {
 		w.Fatal("no CONNACK")

@@ -1,0 +1,49 @@
+package hubmqtt
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/wire/mqtt"
+)
+
+// One client subscribes once in its life, wants its session kept, and does not
+// look whether it was.
+func TestAClientThatWantsItsSessionKeptNeedNotSubscribeAgain(t *testing.T) {
+	w := begin(t)
+	password := token(w.enroll("d1"), hubName+"/devices/d1", time.Now().Add(time.Hour))
+	username := hubName + "/d1/?api-version=2021-04-12"
+	reach := func(cleanSession bool) *client {
+		t.Helper()
+		c := w.dial()
+		c.send(&mqtt.Connect{Level: 4, ClientID: "d1", CleanSession: cleanSession, Username: &username, Password: password})
+		c.want(&mqtt.Connack{})
+		return c
+	}
+	change := func(rate string) {
+		t.Helper()
+		if _, _, err := w.service.PatchTwin(t.Context(), owner, hubName, "d1", hub.TwinChange{Desired: json.RawMessage(`{"rate":` + rate + `}`)}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	c := reach(false)
+	change("1")
+	if got := c.message("$iothub/twin/PATCH/properties/desired/?$version=2"); got != `{"rate":1,"$version":2}` {
+		t.Error(got)
+	}
+	c.send(&mqtt.Publish{Topic: "$iothub/twin/GET/?$rid=7"})
+	c.message("$iothub/twin/res/200/?$rid=7")
+	c.send(&mqtt.Unsubscribe{ID: 2, Filters: []string{"$iothub/twin/PATCH/properties/desired/#"}})
+	c.want(&mqtt.Unsuback{ID: 2})
+	change("2")
+	c.send(&mqtt.Pingreq{})
+	c.want(&mqtt.Pingresp{})
+
+	c = reach(true)
+	change("3")
+	c.send(&mqtt.Publish{Topic: "$iothub/twin/GET/?$rid=8"}, &mqtt.Pingreq{})
+	c.want(&mqtt.Pingresp{})
+}
