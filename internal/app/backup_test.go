@@ -26,6 +26,7 @@ import (
 
 	"github.com/berth-iot/berth/hsm/soft"
 	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/store/sqlite"
 )
 
@@ -143,6 +144,7 @@ func TestWhatIsRestoredIsWhatWasThere(t *testing.T) {
 	if err := os.Remove(filepath.Join(data, caKeyFile)); err != nil { // moved off the server
 		t.Fatal(err)
 	}
+	scope := furnish(t, data, "far.example")
 	file, _ := backup(t, data)
 	restored := restore(t, file)
 	if before, after := dump(t, data), dump(t, restored); before != after {
@@ -159,6 +161,19 @@ func TestWhatIsRestoredIsWhatWasThere(t *testing.T) {
 	again, _ := backup(t, restored)
 	if _, err := os.Stat(again); err != nil {
 		t.Error(err)
+	}
+
+	// The server that comes up with it can go on: the hub elsewhere opens, and what
+	// waits for it is due.
+	s := openRestored(t, restored)
+	linked, err := s.Linked(t.Context(), scope)
+	far := slices.IndexFunc(linked, func(h provision.LinkedHub) bool { return h.Host == "far.example" })
+	if err != nil || far < 0 || linked[far].Connection.Key.Base64() != deviceKey {
+		t.Errorf("%+v, %v", linked, err)
+	}
+	due, err := s.DueRegistrations(t.Context(), time.Now().Add(2*time.Hour), 10)
+	if err != nil || len(due) != 1 || due[0].ID != "waits" {
+		t.Errorf("%+v, %v", due, err)
 	}
 }
 

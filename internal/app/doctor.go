@@ -69,11 +69,16 @@ func examine(ctx context.Context, data string, now time.Time, free func(dir stri
 	if e.snapshot != nil {
 		defer e.snapshot.Close()
 		e.connections()
+		e.references()
+		e.elsewhere(ctx)
 	}
 	e.clock()
 	e.certificates()
 	e.disk(free)
-	e.listener(ctx)
+	if e.listener(ctx) {
+		e.webhooks(ctx)
+	}
+	e.mqttListener(ctx)
 	return e.findings
 }
 
@@ -507,51 +512,70 @@ func (e *examination) disk(free func(string) (uint64, error)) {
 
 // listener asks the server whether it serves, as a client would that trusts
 // ca.pem.
-func (e *examination) listener(ctx context.Context) {
-	host, port, err := net.SplitHostPort(e.config.Listen)
-	if err != nil || port == "0" || len(e.hosts) == 0 {
-		return // configuration has told, or nobody can know where it is
+func (e *examination) listener(ctx context.Context) bool {
+	address, ok := e.address(e.config.Listen)
+	if !ok {
+		return false // configuration has told, or nobody can know where it is
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost"
-	}
-	address := net.JoinHostPort(host, port)
 	serve := "berth serve --data " + e.data
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
+	transport := e.transport(address)
 	var presented []*x509.Certificate
-	client := http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, address)
-		},
-		TLSClientConfig: &tls.Config{ServerName: e.hosts[0], RootCAs: e.roots(), Time: func() time.Time { return e.now },
-			VerifyConnection: func(s tls.ConnectionState) error { presented = s.PeerCertificates; return nil }},
-		DisableKeepAlives: true,
-	}}
+	transport.TLSClientConfig.VerifyConnection = func(s tls.ConnectionState) error { presented = s.PeerCertificates; return nil }
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+e.hosts[0]+"/readyz", nil)
 	if err != nil {
 		e.say(Broken, "listener", "", "%v", err)
-		return
+		return false
 	}
-	response, err := client.Do(request)
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		e.say(Warning, "listener", serve, "nothing listens on %s", address)
-		return
-	case err != nil:
-		e.say(Broken, "listener", fmt.Sprintf("ss -ltnp 'sport = :%s'", port), "%s: %v", address, err)
-		return
+	response, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		e.unreachable("listener", address, err)
+		return false
 	}
 	response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		e.say(Broken, "listener", serve, "/readyz on %s answers %s", address, response.Status)
-		return
+		return false
 	}
 	if !slices.ContainsFunc(e.leaves, presented[0].Equal) {
 		e.say(Warning, "listener", "restart the server", "%s presents another certificate than the files have now", address)
-		return
+		return true
 	}
 	e.fine("listener", "%s is ready, as %s", address, e.hosts[0])
+	return true
+}
+
+// address is where the server can be reached on this machine, if that can be known.
+func (e *examination) address(listen string) (address string, ok bool) {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil || port == "0" || len(e.hosts) == 0 {
+		return "", false
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return net.JoinHostPort(host, port), true
+}
+
+// transport connects to the server, whatever it is called.
+func (e *examination) transport(address string) *http.Transport {
+	return &http.Transport{
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, address)
+		},
+		TLSClientConfig:   &tls.Config{ServerName: e.hosts[0], RootCAs: e.roots(), Time: func() time.Time { return e.now }},
+		DisableKeepAlives: true,
+	}
+}
+
+func (e *examination) unreachable(about, address string, err error) {
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		e.say(Warning, about, "berth serve --data "+e.data, "nothing listens on %s", address)
+		return
+	}
+	_, port, _ := net.SplitHostPort(address)
+	e.say(Broken, about, fmt.Sprintf("ss -ltnp 'sport = :%s'", port), "%s: %v", address, err)
 }
 
 // roots are ca.pem, or the system's CAs where that did not make the certificate.

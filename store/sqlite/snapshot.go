@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/berth-iot/berth/access"
@@ -184,6 +185,36 @@ func (s *Snapshot) Linked(scope device.IDScope) ([]provision.LinkedHub, error) {
 		query = "SELECT host, weight, allocation, NULL, '', NULL FROM linked_hub WHERE scope = ? ORDER BY host"
 	}
 	return all(s.conn, record.SealedLinkedHub, query, string(scope))
+}
+
+// LinkedElsewhere returns the hubs elsewhere of scope with their connections,
+// whose keys sealer opens.
+func (s *Snapshot) LinkedElsewhere(sealer hsm.Sealer, scope device.IDScope) ([]provision.LinkedHub, error) {
+	if s.schema < 4 {
+		return nil, nil
+	}
+	linked, err := all(s.conn, record.Codec{Sealer: sealer}.LinkedHub(scope), selectLinked, string(scope))
+	return slices.DeleteFunc(linked, func(h provision.LinkedHub) bool { return h.Connection == nil }), err
+}
+
+// A Reference is a group's to a CA certificate of the service.
+type Reference struct {
+	Group, CA string
+	Kept      bool // whether there is a certificate of the name
+}
+
+// BrokenReferences returns up to limit references of scope to CA certificates that
+// are not there or not verified, ordered by group. Through them no device comes in.
+func (s *Snapshot) BrokenReferences(scope device.IDScope, limit int) ([]Reference, error) {
+	if s.schema < 4 { // when no group could begin to name one
+		return nil, nil
+	}
+	read := func(r *record.Row) (Reference, error) { return Reference{r.Text(), r.Text(), r.Flag()}, nil }
+	return all(s.conn, read, `WITH named AS (
+			SELECT key, id, x509_primary_name AS ca FROM enrollment WHERE scope = ?1 AND x509_primary_name <> '' UNION
+			SELECT key, id, x509_secondary_name FROM enrollment WHERE scope = ?1 AND x509_secondary_name <> '')
+		SELECT id, ca, c.name IS NOT NULL FROM named LEFT JOIN ca_certificate c ON c.scope = ?1 AND c.name = named.ca
+		WHERE c.name IS NULL OR NOT c.verified ORDER BY key, ca LIMIT ?2`, string(scope), int64(limit))
 }
 
 // ListSharedKeys is Store.ListSharedKeys. An older schema knows of none.
