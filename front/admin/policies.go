@@ -71,6 +71,16 @@ func (f front) ours(r call) (provision.LinkedHub, error) {
 	return h, err
 }
 
+// mayHandle reports why the caller may not have a policy of owner with some rights,
+// or nil: nobody gives out a right, or sees a key with one, that they lack. The
+// rights of a hub come with ServiceConfig of its scope.
+func (r call) mayHandle(owner access.Owner, rights access.Right) error {
+	if lacks := rights &^ r.caller.Rights; owner == access.ScopeOwner(r.scope.ID) && lacks != 0 {
+		return errs.New(errs.Forbidden, 0, "Your policy %q lacks %s", r.caller.Policy, lacks)
+	}
+	return nil
+}
+
 // linked returns the hub of a scope that has a host.
 func (f front) linked(ctx context.Context, scope device.IDScope, host string) (provision.LinkedHub, error) {
 	host, err := parseHost(host)
@@ -135,6 +145,9 @@ func (f front) putPolicy(w http.ResponseWriter, r call, owner access.Owner) erro
 	if next.Rights, err = owner.ParseRights(sent.Rights); err != nil {
 		return err
 	}
+	if err := r.mayHandle(owner, next.Rights); err != nil {
+		return err
+	}
 	for _, k := range []struct {
 		member, text string
 		key          *device.SymmetricKey
@@ -174,6 +187,9 @@ func (f front) deletePolicy(w http.ResponseWriter, r call, owner access.Owner) e
 
 func (f front) listKeys(w http.ResponseWriter, r call, owner access.Owner) error {
 	p, err := f.policy(r, owner)
+	if err == nil {
+		err = r.mayHandle(owner, p.Rights)
+	}
 	if err != nil {
 		return err
 	}
@@ -192,8 +208,10 @@ func (f front) rollKey(w http.ResponseWriter, r call, owner access.Owner) error 
 	match := f.matches(precondition(r))
 	var rolled access.Policy
 	err := f.Policies.ChangePolicies(r.Context(), owner, func(old []access.Policy) (after []access.Policy, err error) {
-		after, rolled, err = access.Roll(old, r.PathValue("policy"), sent.Key, match, f.Random)
-		return after, err
+		if after, rolled, err = access.Roll(old, r.PathValue("policy"), sent.Key, match, f.Random); err != nil {
+			return nil, err
+		}
+		return after, r.mayHandle(owner, rolled.Rights)
 	})
 	if err != nil {
 		return err

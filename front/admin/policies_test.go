@@ -149,7 +149,7 @@ func (s *server) hasKey(owner access.Owner, name, primary, secondary string) {
 func TestPoliciesAreInForceAtOnce(t *testing.T) {
 	s := start(t)
 	const one = "/berth/v1/policies/second"
-	if status, _ := s.tagged("PUT", one, `{"rights":["ServiceConfig"]}`, ""); status != 200 {
+	if status, _ := s.tagged("PUT", one, `{"rights":["ServiceConfig","DeviceConnect"]}`, ""); status != 200 {
 		t.Fatal(status)
 	}
 	_, keys := s.tagged("POST", one+"/listKeys", "", "")
@@ -173,8 +173,48 @@ func TestPoliciesAreInForceAtOnce(t *testing.T) {
 	s.refuses("GET", "/berth/v1/hubs", "", token(s.owner), 401, errs.Denied)
 	s.refuses("DELETE", one, "", sign(rolled.PrimaryKey), 409, errs.Conflict)
 	s.owner = access.Policy{Name: "second", Primary: key(t, rolled.PrimaryKey)}
-	if status, _ := s.tagged("PUT", one, `{"rights":["EnrollmentRead"]}`, "*"); status != 409 {
+	if status, _ := s.tagged("PUT", one, `{"rights":["DeviceConnect"]}`, "*"); status != 409 {
 		t.Errorf("the last policy with ServiceConfig was weakened: %d", status)
+	}
+}
+
+// Who may administer and no more gets no further by way of policies.
+func TestNobodyGivesARightThatTheyLack(t *testing.T) {
+	s := linked(t)
+	s.policy("writer", access.EnrollmentWrite)
+	before, err := s.store.Policies(t.Context(), access.ScopeOwner(scope))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := s.policy("admin", access.ServiceConfig)
+	for _, a := range []struct{ method, path, body string }{
+		{"PUT", "/new", `{"rights":["EnrollmentRead"]}`},
+		{"PUT", "/new", `{"rights":["ServiceConfig","EnrollmentWrite"]}`},
+		{"POST", "/writer/listKeys", ""}, {"POST", "/provisioningserviceowner/listKeys", ""},
+		{"POST", "/writer/rollKey", `{"key":"primary"}`}, {"POST", "/provisioningserviceowner/rollKey", `{"key":"secondary"}`},
+	} {
+		s.refuses(a.method, "/berth/v1/policies"+a.path, a.body, token(own), 403, errs.Forbidden)
+	}
+	if status, _ := s.tagged("PUT", "/berth/v1/policies/admin", `{"rights":["ServiceConfig"]}`, "*"); status != 200 {
+		t.Errorf("its own rights: %d", status)
+	}
+	for path, body := range map[string]string{"/admin/listKeys": "", "/admin/rollKey": `{"key":"secondary"}`} {
+		if status, answer := s.send("POST", "/berth/v1/policies"+path, body, token(own)); status != 200 {
+			t.Errorf("its own keys: %d %s", status, answer)
+		}
+	}
+	if status, answer := s.send("PUT", "/berth/v1/hubs/hub2.example/policies/all", `{"rights":["RegistryWrite"]}`, token(own)); status != 200 {
+		t.Errorf("a right of the scope's hub: %d %s", status, answer)
+	}
+	s.want("DELETE", "/berth/v1/policies/admin", "", 204, "")
+	after, err := s.store.Policies(t.Context(), access.ScopeOwner(scope))
+	if err != nil || len(after) != len(before) {
+		t.Fatalf("%v, %v", after, err)
+	}
+	for i := range before {
+		if before[i].Rights != after[i].Rights || !before[i].Primary.Equal(after[i].Primary) || !before[i].Secondary.Equal(after[i].Secondary) {
+			t.Errorf("%s has changed", before[i].Name)
+		}
 	}
 }
 

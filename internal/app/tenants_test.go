@@ -199,15 +199,18 @@ func (h *house) belongings(id device.IDScope) []any {
 		}
 	}
 	record, err := s.Registration(ctx, id, "pump-7")
-	keep([]any{record.ETag, record.Hub}, err)
+	keep(record, err)
 	certificates, err := s.CACertificates(ctx, id)
 	keep(certificates, err)
 	trust, err := s.TrustVersions(ctx, id)
 	keep(trust, err)
 	d, err := s.Device(ctx, northernHub, "pump-7")
-	keep([]any{d.ETag, d.GenerationID}, err)
+	if err != nil {
+		h.Fatal(err)
+	}
+	keep([]any{d.ETag, d.GenerationID}, nil)
 	twin, err := s.Twin(ctx, northernHub, "pump-7")
-	keep(twin.Version, err)
+	keep(twin, err)
 	return all
 }
 
@@ -538,5 +541,51 @@ func TestAFormerLinkReachesNothing(t *testing.T) {
 	}
 	if _, err := h.server.store.Device(t.Context(), northernHub, "pump-7"); err == nil {
 		t.Error("a scope cannot rename a device of its own hub")
+	}
+}
+
+// A hub elsewhere is linked when it accepts the policy and the policy has the rights,
+// and who links it is told what is wrong otherwise.
+func TestLinksAreTriedOut(t *testing.T) {
+	h, peer := newHouse(t), newHouse(t)
+	ctx := t.Context()
+	const far = "far.example"
+	if _, err := peer.home.LinkHub(ctx, admin.Link{Host: far, Weight: 1}); err != nil {
+		t.Fatal(err)
+	}
+	peer.renew()
+	h.server.hubs.links.http = client.HTTP{Transport: peer.http}
+	policy := func(name string, rights ...string) *admin.PolicyKeys {
+		t.Helper()
+		if _, err := peer.home.PutPolicy(ctx, far, admin.PolicyKeys{Policy: admin.Policy{Name: name, Rights: rights}}, ""); err != nil {
+			t.Fatal(err)
+		}
+		keys, err := peer.home.PolicyKeys(ctx, far, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return keys
+	}
+	service := policy("service", "RegistryRead", "RegistryWrite", "ServiceConnect")
+	stranger := *service
+	stranger.Name = "nobody"
+	for want, p := range map[string]*admin.PolicyKeys{
+		`policy \"reader\" lacks ServiceConnect and RegistryWrite`: policy("reader", "RegistryRead"),
+		`the hub does not accept the key of policy`:                &stranger,
+	} {
+		_, err := h.home.LinkHub(ctx, admin.Link{Host: far, Weight: 1, ConnectionString: p.ConnectionString(far, access.Primary)})
+		if want = strings.ReplaceAll(want, `\"`, `"`); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), p.Primary.Base64()) {
+			t.Errorf("%s: %v", p.Name, err)
+		}
+	}
+	if hubs, err := h.home.Hubs(ctx); err != nil || len(hubs) != 1 {
+		t.Errorf("%+v, %v", hubs, err)
+	}
+	hub, err := h.home.LinkHub(ctx, admin.Link{Host: far, Weight: 1, ConnectionString: service.ConnectionString(far, access.Secondary)})
+	if err != nil || hub.Kind != "linked" || hub.Policy != "service" {
+		t.Fatalf("%+v, %v", hub, err)
+	}
+	if status, answer := h.call("GET", "localhost", "/devices?api-version=2021-04-12", *service, far, ""); status != 401 {
+		t.Errorf("a hub elsewhere answers here: %d %s", status, answer)
 	}
 }
