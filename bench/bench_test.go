@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,9 +69,14 @@ func TestRun(t *testing.T) {
 }
 
 func TestCommandLine(t *testing.T) {
+	for _, args := range [][]string{nil, {"-n", "300", "-servers", "sqlite:902"}} {
+		if _, err := parse(args, io.Discard); err != nil {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
 	for _, args := range [][]string{
 		{"-n", "0"}, {"-rounds", "-1"}, {"-only", "tpm", "x"}, {"-only", "tmp"}, {"-servers", "oracle:2000"}, {"-servers", "sqlite:1e6"},
-		{"-n", "300", "-servers", "sqlite:1000"}, {"-what"},
+		{"-n", "300", "-servers", "sqlite:901"}, {"-what"},
 	} {
 		var log bytes.Buffer
 		if status := run(t.Context(), args, nil, nil, &log); status != 2 || log.Len() == 0 {

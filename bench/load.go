@@ -30,6 +30,7 @@ type store interface {
 	access.Policies
 	hub.Registry
 	hub.Stream
+	hub.Queues
 	Close() error
 }
 
@@ -216,7 +217,7 @@ func (l *loader) registered(ctx context.Context, db store, i int) error {
 		return err
 	}
 	key := l.derived(id)
-	hubs := hub.New(hub.Config{Registry: db, Stream: db, Policies: db, Now: func() time.Time { return l.now }, Random: rand.Reader})
+	hubs := hub.New(hub.Config{Registry: db, Stream: db, Queues: db, Policies: db, Now: func() time.Time { return l.now }, Random: rand.Reader})
 	err = hubs.Provision(ctx, hub.Provisioning{Hub: host, DeviceID: device.ID(id), Keys: attest.SymmetricKeys{Primary: key, Secondary: key}})
 	if err != nil {
 		return err

@@ -93,7 +93,7 @@ func parse(args []string, log io.Writer) (options, error) {
 	f.IntVar(&o.rounds, "rounds", 7, "`rounds` that count, after one that does not")
 	f.IntVar(&o.concurrency, "concurrency", 32, "`devices` at a time")
 	servers := f.String("servers", "sqlite:1000,sqlite:100000,sqlite:1000000,postgres:1000,postgres:100000,postgres:1000000",
-		"`servers` to measure, separated by commas: an engine and a number of enrollments, at least four for each of -n; "+
+		"`servers` to measure, separated by commas: an engine and a number of enrollments, more than three for each of -n; "+
 			"the last of the first engine stands for all where one is asked for")
 	f.DurationVar(&o.within, "within", deadline, "begin no round that would not end in this `time`")
 	f.IntVar(&o.imports, "imports", 20000, "`enrollments` to import at the end by each way; 0 for none")
@@ -110,7 +110,7 @@ func parse(args []string, log io.Writer) (options, error) {
 		if o.only, err = words(*only, keys()); err != nil {
 			return fmt.Errorf("-only: %w", err)
 		}
-		o.servers, err = specs(*servers, 4*o.n)
+		o.servers, err = specs(*servers, 3*o.n+groups)
 		return err
 	}()
 	if err != nil {
@@ -127,7 +127,7 @@ func specs(list string, least int) (found []spec, err error) {
 		engine, number, _ := strings.Cut(word, ":")
 		size, err := strconv.Atoi(number)
 		if engineNames[engine] == "" || err != nil || size < least {
-			return nil, fmt.Errorf("-servers: %q is not sqlite or postgres, a colon and at least four times -n", word)
+			return nil, fmt.Errorf("-servers: %q is not sqlite or postgres, a colon and at least %d", word, least)
 		}
 		if !slices.Contains(engines, engine) {
 			engines = append(engines, engine)
