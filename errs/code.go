@@ -36,6 +36,7 @@ const (
 	CodeForbidden      Code = 403000
 	CodeHubSuspended   Code = 403001
 	CodeQuotaExceeded  Code = 403002
+	CodeQueueFull      Code = 403004
 	CodeDeviceDisabled Code = 403012
 
 	CodeGenericNotFound      Code = 404000
@@ -52,6 +53,7 @@ const (
 	CodeEnrollmentConflict   Code = 409201
 	CodePrecondition         Code = 412000
 	CodePreconditionFailed   Code = 412001
+	CodeMessageLockLost      Code = 412002
 	CodeTooLarge             Code = 413000
 	CodeMessageTooLarge      Code = 413001
 	CodeTooManyDevices       Code = 413002
@@ -79,6 +81,7 @@ var codeNames = map[Code]string{
 	CodeForbidden:              "GenericForbidden",
 	CodeHubSuspended:           "IotHubSuspended",
 	CodeQuotaExceeded:          "IotHubQuotaExceeded",
+	CodeQueueFull:              "DeviceMaximumQueueDepthExceeded",
 	CodeDeviceDisabled:         "DeviceDisabled",
 	CodeGenericNotFound:        "GenericNotFound",
 	CodeDeviceNotFound:         "DeviceNotFound",
@@ -92,6 +95,7 @@ var codeNames = map[Code]string{
 	CodeEnrollmentConflict:     "EnrollmentConflict",
 	CodePrecondition:           "GenericPreconditionFailed",
 	CodePreconditionFailed:     "PreconditionFailed",
+	CodeMessageLockLost:        "DeviceMessageLockLost",
 	CodeTooLarge:               "GenericRequestEntityTooLarge",
 	CodeMessageTooLarge:        "MessageTooLarge",
 	CodeTooManyDevices:         "TooManyDevices",

@@ -16,6 +16,8 @@ type Link interface {
 	// Desired tells the device what changed of its desired properties: a patch and
 	// the version it makes. A device that did not ask for it is not told.
 	Desired(patch json.RawMessage, version int64)
+	// Queued says that there is a message in the device's queue.
+	Queued()
 	// Invoke calls a direct method and returns the device's answer. Errors:
 	// ErrNoMethods where the device takes no calls, the context's, or why the
 	// connection ended.

@@ -21,6 +21,7 @@ import (
 type Config struct {
 	Registry Registry
 	Stream   Stream
+	Queues   Queues
 	Policies access.Policies
 	Now      func() time.Time
 	Random   io.Reader
@@ -32,6 +33,7 @@ type Config struct {
 type Service struct {
 	registry Registry
 	stream   Stream
+	queues   Queues
 	policies access.Policies
 	now      func() time.Time
 	random   io.Reader
@@ -41,7 +43,7 @@ type Service struct {
 
 // New returns the service made of c.
 func New(c Config) *Service {
-	return &Service{registry: c.Registry, stream: c.Stream, policies: c.Policies, now: c.Now, random: c.Random}
+	return &Service{registry: c.Registry, stream: c.Stream, queues: c.Queues, policies: c.Policies, now: c.Now, random: c.Random}
 }
 
 // HostName returns the form in which a hub's host name is kept and compared:
@@ -182,7 +184,7 @@ func (s *Service) PutDevice(ctx context.Context, caller access.Caller, hub strin
 	return put, nil
 }
 
-// DeleteDevice removes an identity and its twin, when its entity tag satisfies
+// DeleteDevice removes an identity, its twin and the messages to it, when its entity tag satisfies
 // the precondition. It takes RegistryWrite.
 func (s *Service) DeleteDevice(ctx context.Context, caller access.Caller, hub string, id device.ID, ifMatch Precondition) error {
 	if err := caller.Require(access.RegistryWrite); err != nil {

@@ -19,8 +19,8 @@ import (
 const maxDevice = 64 << 10
 
 // deviceJSON is an identity as the registry answers it. What this hub does not
-// know yet about a device (whether it is connected, what waits for it) has the
-// value of a device that was never seen.
+// know about a device (when it was last seen) has the value of a device that was
+// never seen.
 type deviceJSON struct {
 	DeviceID                   device.ID          `json:"deviceId"`
 	GenerationID               string             `json:"generationId"`
@@ -60,11 +60,12 @@ type capabilitiesJSON struct {
 	IoTEdge bool `json:"iotEdge"`
 }
 
-func encodeDevice(d *hub.Device, connected bool) deviceJSON {
+func encodeDevice(d *hub.Device, now presence) deviceJSON {
 	return deviceJSON{
 		DeviceID: d.ID, GenerationID: d.GenerationID, ETag: d.ETag,
-		ConnectionState: connectionState(connected), Status: status(d), StatusReason: orNull(d.StatusReason),
+		ConnectionState: now.connectionState(), Status: status(d), StatusReason: orNull(d.StatusReason),
 		ConnectionStateUpdatedTime: timeJSON(time.Time{}), StatusUpdatedTime: timeJSON(d.StatusUpdated), LastActivityTime: timeJSON(time.Time{}),
+		CloudToDeviceMessageCount: now.waiting,
 		Authentication: authenticationJSON{
 			SymmetricKey:   symmetricKeyJSON{orNull(d.Auth.Keys.Primary.Base64()), orNull(d.Auth.Keys.Secondary.Base64())},
 			X509Thumbprint: encodeThumbprint(d),
@@ -185,7 +186,7 @@ func (a api) getDevice(w http.ResponseWriter, r *rest.Request, caller access.Cal
 	if err != nil {
 		return err
 	}
-	return answer(w, d.ETag, encodeDevice(d, a.connected(d)))
+	return a.answerDevice(w, r, d)
 }
 
 func (a api) putDevice(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
@@ -204,7 +205,7 @@ func (a api) putDevice(w http.ResponseWriter, r *rest.Request, caller access.Cal
 	if err != nil {
 		return err
 	}
-	return answer(w, d.ETag, encodeDevice(d, a.connected(d)))
+	return a.answerDevice(w, r, d)
 }
 
 func (a api) deleteDevice(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
@@ -229,9 +230,15 @@ func (a api) listDevices(w http.ResponseWriter, r *rest.Request, caller access.C
 	if err != nil {
 		return err
 	}
+	waiting := map[device.ID]int{}
+	if len(ds) > 0 {
+		if waiting, err = a.Service.Waiting(r.Context(), host, ds[0].ID, ds[len(ds)-1].ID); err != nil {
+			return err
+		}
+	}
 	list := make([]deviceJSON, len(ds))
 	for i, d := range ds {
-		list[i] = encodeDevice(d, a.connected(d))
+		list[i] = encodeDevice(d, presence{a.connected(d), waiting[d.ID]})
 	}
 	return answerJSON(w, list)
 }
@@ -248,20 +255,38 @@ func (a api) statistics(w http.ResponseWriter, r *rest.Request, caller access.Ca
 	}{counted.Total, counted.Total - counted.Disabled, counted.Disabled})
 }
 
-// answer sends a document with its entity tag, which some clients take from the
-// header and some from the body.
-// connected reports whether the device has a connection to this server.
+// A presence is what documents say about a device beside what is written of it.
+type presence struct {
+	connected bool // to this server
+	waiting   int  // messages in its queue
+}
+
+func (a api) presence(r *rest.Request, d *hub.Device) (presence, error) {
+	waiting, err := a.Service.Waiting(r.Context(), d.Hub, d.ID, d.ID)
+	return presence{a.connected(d), waiting[d.ID]}, err
+}
+
 func (a api) connected(d *hub.Device) bool {
 	return a.Service.Connected(hub.Place{Hub: d.Hub, ID: d.ID})
 }
 
-func connectionState(connected bool) string {
-	if connected {
+func (p presence) connectionState() string {
+	if p.connected {
 		return "Connected"
 	}
 	return "Disconnected"
 }
 
+func (a api) answerDevice(w http.ResponseWriter, r *rest.Request, d *hub.Device) error {
+	now, err := a.presence(r, d)
+	if err != nil {
+		return err
+	}
+	return answer(w, d.ETag, encodeDevice(d, now))
+}
+
+// answer sends a document with its entity tag, which some clients take from the
+// header and some from the body.
 func answer(w http.ResponseWriter, etag string, document any) error {
 	w.Header().Set("ETag", `"`+etag+`"`)
 	return answerJSON(w, document)

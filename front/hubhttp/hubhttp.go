@@ -1,6 +1,6 @@
 // Package hubhttp is the HTTPS wire of the hub: the part of the IoT Hub service
 // REST API that keeps identities and twins, and the part of the device
-// REST API that takes telemetry.
+// REST API that takes telemetry and gives out messages to the device.
 package hubhttp
 
 import (
@@ -58,6 +58,13 @@ func New(c Config) http.Handler {
 			{Method: http.MethodPut, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.putTwin)},
 			{Method: http.MethodPost, Pattern: "/twins/{id}/methods", Serve: a.operator("/twins/", a.postMethod)},
 			{Method: http.MethodPost, Pattern: "/devices/{id}/messages/events", Serve: a.postEvents},
+			{Method: http.MethodGet, Pattern: "/devices/{id}/messages/devicebound", Serve: a.getCloudMessage},
+			{Method: http.MethodDelete, Pattern: "/devices/{id}/messages/devicebound/{lock}", Serve: a.deleteCloudMessage},
+			{Method: http.MethodPost, Pattern: "/devices/{id}/messages/devicebound/{lock}/abandon", Serve: a.abandonCloudMessage},
+			{Method: http.MethodDelete, Pattern: "/devices/{id}/commands", Serve: a.operator("/devices/", a.deleteCommands)},
+			{Method: http.MethodGet, Pattern: "/messages/serviceBound/feedback", Serve: a.ofHub(feedbackPath, a.getFeedback)},
+			{Method: http.MethodDelete, Pattern: "/messages/serviceBound/feedback/{lock}", Serve: a.feedbackSettler(hub.Completed)},
+			{Method: http.MethodPost, Pattern: "/messages/serviceBound/feedback/{lock}/abandon", Serve: a.feedbackSettler(hub.Abandoned)},
 		},
 		Refuse:    a.refuse,
 		Addresses: c.Addresses,

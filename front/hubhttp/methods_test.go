@@ -20,6 +20,7 @@ type link struct {
 
 func (l *link) Close(error)                    {}
 func (l *link) Desired(json.RawMessage, int64) {}
+func (l *link) Queued()                        {}
 func (l *link) Invoke(_ context.Context, name string, payload json.RawMessage) (int, json.RawMessage, error) {
 	l.called = name + " " + string(payload)
 	return l.status, json.RawMessage(l.answer), l.err

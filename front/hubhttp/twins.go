@@ -48,7 +48,7 @@ type propertiesJSON struct {
 	Reported json.RawMessage `json:"reported"`
 }
 
-func encodeTwin(d *hub.Device, t *hub.Twin, connected bool) (twinJSON, error) {
+func encodeTwin(d *hub.Device, t *hub.Twin, now presence) (twinJSON, error) {
 	desired, err := section(t.Desired, t.DesiredVersion, t.DesiredUpdated, &t.DesiredVersion)
 	if err != nil {
 		return twinJSON{}, fmt.Errorf("desired properties: %w", err)
@@ -60,7 +60,7 @@ func encodeTwin(d *hub.Device, t *hub.Twin, connected bool) (twinJSON, error) {
 	return twinJSON{
 		DeviceID: d.ID, ETag: t.ETag(), DeviceETag: d.ETag,
 		Status: status(d), StatusReason: orNull(d.StatusReason), StatusUpdateTime: timeJSON(d.StatusUpdated),
-		ConnectionState: connectionState(connected), LastActivityTime: timeJSON(time.Time{}),
+		ConnectionState: now.connectionState(), LastActivityTime: timeJSON(time.Time{}), CloudToDeviceMessageCount: now.waiting,
 		AuthenticationType: string(d.Auth.Type), X509Thumbprint: encodeThumbprint(d),
 		Version: t.Version, Tags: t.Tags, Properties: propertiesJSON{desired, reported},
 		Capabilities: capabilitiesJSON{d.IoTEdge}, DeviceScope: deviceScope(d), ParentScopes: []string{},
@@ -109,11 +109,15 @@ func (a api) getTwin(w http.ResponseWriter, r *rest.Request, caller access.Calle
 	if err != nil {
 		return err
 	}
-	return a.answerTwin(w, d, t)
+	return a.answerTwin(w, r, d, t)
 }
 
-func (a api) answerTwin(w http.ResponseWriter, d *hub.Device, t *hub.Twin) error {
-	document, err := encodeTwin(d, t, a.connected(d))
+func (a api) answerTwin(w http.ResponseWriter, r *rest.Request, d *hub.Device, t *hub.Twin) error {
+	now, err := a.presence(r, d)
+	if err != nil {
+		return err
+	}
+	document, err := encodeTwin(d, t, now)
 	if err != nil {
 		return fmt.Errorf("encoding the twin of %q at %s: %w", d.ID, d.Hub, err)
 	}
@@ -145,7 +149,7 @@ func (a api) writeTwin(w http.ResponseWriter, r *rest.Request, caller access.Cal
 	if err != nil {
 		return err
 	}
-	return a.answerTwin(w, d, t)
+	return a.answerTwin(w, r, d, t)
 }
 
 // decodeTwinChange reads what an operator may write into a twin. The reported

@@ -1,5 +1,5 @@
 // Package hubmqtt speaks the device API of IoT Hub over MQTT 3.1.1: telemetry,
-// device twins and direct methods on their fixed topics. It is no broker: devices
+// messages to devices, device twins and direct methods on their fixed topics. It is no broker: devices
 // reach the hub and nobody else. It turns packets into calls of the hub and what
 // comes back into packets; it decides nothing.
 package hubmqtt
@@ -145,6 +145,7 @@ type session struct {
 	granted map[string]byte
 	calls   map[string]chan methodAnswer // direct methods that wait, by request ID
 	lastRID uint32
+	handing handing
 }
 
 // presume grants what a client that wants its session kept may have subscribed to
@@ -177,8 +178,8 @@ func (s *session) Subscribe(_ context.Context, want mqtt.Subscription) byte {
 	return min(want.QoS, 1)
 }
 
-// Subscribed has nothing to send: nothing waits for a device.
-func (s *session) Subscribed(context.Context) {}
+// Subscribed sends what waits for the device.
+func (s *session) Subscribed(context.Context) { s.Queued() }
 
 // Unsubscribe ends a subscription.
 func (s *session) Unsubscribe(_ context.Context, filter string) {

@@ -125,7 +125,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 	now := s.config.clock()
 	journal := provision.NewJournal(s.config.Provisioning.Decisions)
 	hubService := hub.New(hub.Config{
-		Registry: s.store, Stream: s.store, Policies: s.store, Now: now, Random: rand.Reader,
+		Registry: s.store, Stream: s.store, Queues: s.store, Policies: s.store, Now: now, Random: rand.Reader,
 	})
 	s.hubs.service = hubService
 	s.registrar = provision.NewRegistrar(provision.Config{
@@ -285,7 +285,8 @@ func (s *Server) drain(server *http.Server) error {
 	return nil
 }
 
-// trim keeps the telemetry stream within its retention.
+// trim keeps the telemetry stream within its retention, and the queues of messages
+// to devices free of what has expired.
 func (s *Server) trim(ctx context.Context) error {
 	tick := time.NewTicker(trimInterval)
 	defer tick.Stop()
@@ -296,6 +297,9 @@ func (s *Server) trim(ctx context.Context) error {
 			s.logger.Error("trimming telemetry", "error", err)
 		case n > 0:
 			s.logger.Debug("trimmed telemetry", "messages", n)
+		}
+		if err := s.hubs.service.Expire(ctx); err != nil && ctx.Err() == nil {
+			s.logger.Error("expiring messages to devices", "error", err)
 		}
 		select {
 		case <-ctx.Done():

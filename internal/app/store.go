@@ -28,6 +28,7 @@ type store interface {
 	access.Keeper
 	hub.Registry
 	hub.Stream
+	hub.Queues
 	PutScope(context.Context, provision.Scope) error
 	ListScopes(context.Context) ([]provision.Scope, error)
 	ChangeScopes(context.Context, func([]provision.Scope) (*provision.Scope, error)) error
