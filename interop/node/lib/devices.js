@@ -13,10 +13,10 @@ const { Http } = require('azure-iot-device-http');
 const berth = require('./berth');
 
 // A provisioning is a registration of a device with a key, a certificate or a
-// TPM; register() makes it.
-const provisioning = (security) => ProvisioningDeviceClient.create(berth.dps, berth.idScope, new ProvisioningHttp(), security);
-const withKey = (registrationId, key) => provisioning(new SymmetricKeySecurityClient(registrationId, key));
-const withCertificate = (registrationId, certificate) => provisioning(new X509Security(registrationId, certificate));
+// TPM; register() makes it. It goes over HTTPS unless another wire is named.
+const provisioning = (security, Wire = ProvisioningHttp) => ProvisioningDeviceClient.create(berth.dps, berth.idScope, new Wire(), security);
+const withKey = (registrationId, key, Wire) => provisioning(new SymmetricKeySecurityClient(registrationId, key), Wire);
+const withCertificate = (registrationId, certificate, Wire) => provisioning(new X509Security(registrationId, certificate), Wire);
 
 // assertAssigned checks every member of what the device was told.
 function assertAssigned(state, registrationId, deviceId = registrationId) {
@@ -33,10 +33,10 @@ function assertAssigned(state, registrationId, deviceId = registrationId) {
 }
 
 // The three credentials a device can hold after it was assigned.
-const clientWithKey = (state, key) =>
-  Client.fromConnectionString(`HostName=${state.assignedHub};DeviceId=${state.deviceId};SharedAccessKey=${key}`, Http);
-const clientWithCertificate = (state, certificate) =>
-  Client.fromAuthenticationProvider(X509AuthenticationProvider.fromX509Options(state.deviceId, state.assignedHub, certificate), Http);
+const clientWithKey = (state, key, Wire = Http) =>
+  Client.fromConnectionString(`HostName=${state.assignedHub};DeviceId=${state.deviceId};SharedAccessKey=${key}`, Wire);
+const clientWithCertificate = (state, certificate, Wire = Http) =>
+  Client.fromAuthenticationProvider(X509AuthenticationProvider.fromX509Options(state.deviceId, state.assignedHub, certificate), Wire);
 const clientWithTpm = (state, security) =>
   Client.fromAuthenticationProvider(TpmAuthenticationProvider.fromTpmSecurityClient(state.deviceId, state.assignedHub, security), Http);
 
