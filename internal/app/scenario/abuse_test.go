@@ -70,6 +70,12 @@ func TestAbuse(t *testing.T) {
 		{"JSON", (*siege).bodies},
 		{"continuations", (*siege).continuations},
 		{"headers", (*siege).headers},
+		{"MQTT without a CONNECT", func(s *siege) string { return s.hold(idle, s.shakeMQTT) }},
+		{"half a handshake of MQTT", func(s *siege) string { return s.hold(idle, s.halfShakeMQTT) }},
+		{"half a CONNECT", func(s *siege) string { return s.hold(idle/4, s.halfConnect) }},
+		{"CONNECTs without end", func(s *siege) string { return s.connectFor(floods) }},
+		{"packets", (*siege).packets},
+		{"a device that does not read", (*siege).doesNotRead},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := besiege(t)
@@ -148,9 +154,11 @@ func (s *siege) resident() (r resident) {
 	return r
 }
 
-func (s *siege) dialStranger() (net.Conn, error) {
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(strangers)}, Timeout: patience}
-	return d.Dial("tcp", s.server.address)
+func (s *siege) dialStranger() (net.Conn, error) { return dialFrom(strangers, s.server.address) }
+
+func dialFrom(ip, address string) (net.Conn, error) {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}, Timeout: patience}
+	return d.Dial("tcp", address)
 }
 
 func (s *siege) shake() (net.Conn, error) { return s.shakeWith(nil) }
@@ -161,6 +169,10 @@ func (s *siege) shakeWith(certificate *tls.Certificate) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.secure(c, certificate)
+}
+
+func (s *siege) secure(c net.Conn, certificate *tls.Certificate) (net.Conn, error) {
 	c.SetDeadline(time.Now().Add(patience))
 	secure := tls.Client(c, s.world.tls(certificate))
 	if err := secure.Handshake(); err != nil {

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -46,7 +45,7 @@ func serveUntilKilled(data string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	fmt.Println(server.Address())
+	fmt.Println(server.Address(), server.MQTTAddress())
 	if err := server.Run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -58,6 +57,7 @@ func serveUntilKilled(data string) int {
 type process struct {
 	*exec.Cmd
 	address string
+	mqtts   string        // the address for MQTT over TLS
 	took    time.Duration // from its start until it listened
 	output  bytes.Buffer
 }
@@ -87,7 +87,10 @@ func startProcess(t *testing.T, data string, env ...string) *process {
 		p.kill()
 		t.Fatalf("the server did not start: %s", &p.output)
 	}
-	p.address, p.took = strings.TrimSpace(line), time.Since(began)
+	if _, err := fmt.Sscan(line, &p.address, &p.mqtts); err != nil {
+		t.Fatalf("the server said %q: %v", line, err)
+	}
+	p.took = time.Since(began)
 	t.Cleanup(p.kill)
 	return p
 }
