@@ -24,7 +24,7 @@ var layers = []string{
 	"hsm pki ledger",
 	"provision provision/custom hub hub/... factory edge/... then provision/expression",
 	"hsm/...",
-	"client/...",
+	"client/... then client/deviceclient",
 	"store/...",
 	"front/...",
 	"internal/app/...",

@@ -1,8 +1,13 @@
-// Package hub is the device SDK for Azure IoT Hub and for Berth's hub, over
-// HTTPS: it sends device-to-cloud messages.
+// Package hub is the device SDK for Azure IoT Hub and for Berth's hub.
+//
+// [Connect] makes a device live there, over MQTT or MQTT on a WebSocket: it sends
+// messages, has a twin and answers direct methods, and is connected again whenever
+// it lost the hub. [New] is for a device that wakes up, sends device-to-cloud
+// messages over HTTPS and sleeps on.
 //
 // Package provisioning tells a device the Host and DeviceID to use here; the
-// same credential is good for both.
+// same credential is good for both. Package deviceclient does all of it in one
+// call.
 package hub
 
 import (
@@ -40,7 +45,8 @@ const (
 	appPrefix = "iothub-app-"
 )
 
-// A Config says which device talks to which hub. All but HTTP are required.
+// A Config says which device talks to which hub over HTTPS. All but HTTP are
+// required.
 type Config struct {
 	// Host is the hub's name with an optional :port.
 	Host string
@@ -53,7 +59,7 @@ type Config struct {
 	HTTP client.HTTP
 }
 
-// A Client is one device's access to its hub. It is safe for concurrent use.
+// A Client is one device's access to its hub over HTTPS. It is safe for concurrent use.
 type Client struct {
 	rest      *rest.Client
 	path      string
