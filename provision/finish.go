@@ -77,8 +77,15 @@ func (r *Registrar) lease(ctx context.Context, found *Registration) (*Registrati
 }
 
 // change writes what becomes of a registration while its lease is held, or
-// returns errLost.
+// returns errLost. One that has ended is another one to whoever read it before.
 func (r *Registrar) change(ctx context.Context, held, next *Registration) error {
+	if next.Status != Assigning {
+		etag, err := errs.NewUUID(r.Random)
+		if err != nil {
+			return err
+		}
+		next.ETag, next.Updated = etag, r.Now()
+	}
 	return r.Records.ChangeRegistration(ctx, held.Scope, held.Key, func(old *Registration) (*Registration, error) {
 		if !held.same(old) {
 			return nil, errLost

@@ -396,9 +396,13 @@ func TestTroubleElsewhereIsRepeatedAndShown(t *testing.T) {
 			t.Errorf("%d decisions are remembered", n)
 		}
 		w.away[away].fault = nil
+		waiting := w.record("pump-7")
 		w.finish(1)
 		if o := w.poll("pump-7", token, begun.Operation.ID); o.Registration.Status != provision.Assigned {
 			t.Errorf("%s, when it is over: %+v", name, o)
+		}
+		if r := w.record("pump-7"); r.ETag == waiting.ETag || !r.Updated.Equal(w.clock()) || !r.Created.Equal(waiting.Created) {
+			t.Errorf("%s: who read that it waits cannot tell that from %+v", name, r)
 		}
 	}
 
