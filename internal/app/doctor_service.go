@@ -13,6 +13,7 @@ import (
 	"github.com/berth-iot/berth/client/admin"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/provision"
 )
 
@@ -87,7 +88,7 @@ func (e *examination) judge(scope device.IDScope, h provision.LinkedHub, err err
 		return
 	}
 	e.say(Warning, about, fmt.Sprintf("berth hub link %s --hub-connection-string-file FILE", h.Host),
-		"is linked to %s, and devices wait that are to go there: %s", scope, strings.TrimPrefix(err.Error(), "connectionString: "))
+		"is linked to %s, and devices wait that are to go there: %s", scope, strings.TrimPrefix(errs.Public(err).Message, "connectionString: "))
 }
 
 // mqttListener makes a TLS connection to the listener for MQTT, if there is one.
