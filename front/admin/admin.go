@@ -1,8 +1,8 @@
 // Package admin is Berth's own REST API, for operators and the berth command:
 // why a device was refused, which hubs are linked to the provisioning scope,
 // who may operate the scope and its hubs, which TPMs a group lists, which CA
-// certificates groups may name, and what devices sent. Beside it are the probes
-// of an orchestrator.
+// certificates groups may name, what devices sent and what is sent to them. Beside
+// it are the probes of an orchestrator.
 //
 // openapi.json describes it. Except for that and the probes, a request carries a
 // SAS token of a shared access policy of the scope that its Host header names,
@@ -79,6 +79,7 @@ type Config struct {
 	Certificates Certificates
 	Trust        Trust
 	Messages     Messages
+	Outbox       Outbox
 	// Webhooks returns how the webhooks of all scopes do that failed, the last
 	// failure first.
 	Webhooks func() []provision.WebhookHealth
@@ -130,6 +131,7 @@ func (f front) routes() []rest.Route {
 		{Method: http.MethodGet, Pattern: "/berth/v1/sharedKeys", Serve: f.holder(access.EnrollmentRead, f.sharedKeys)},
 		{Method: http.MethodPut, Pattern: "/berth/v1/enrollmentGroups/{id}/endorsementKeys", Serve: f.holder(access.EnrollmentWrite, f.putList)},
 		{Method: http.MethodGet, Pattern: "/berth/v1/hubs/{host}/messages", Serve: f.operator(f.messages)},
+		{Method: http.MethodPost, Pattern: "/berth/v1/hubs/{host}/devices/{id}/messages", Serve: f.operator(f.send)},
 	})
 }
 

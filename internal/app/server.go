@@ -168,7 +168,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 		admin: admin.New(admin.Config{
-			Home: scope, Scopes: scopes, Tenants: scopes, Policies: s.store, Secrets: key, Decisions: enroller, Links: s.hubs, Lists: enroller, Sharers: enroller, Certificates: enroller, Trust: enroller, Messages: s.store,
+			Home: scope, Scopes: scopes, Tenants: scopes, Policies: s.store, Secrets: key, Decisions: enroller, Links: s.hubs, Lists: enroller, Sharers: enroller, Certificates: enroller, Trust: enroller, Messages: s.store, Outbox: hubService,
 			Version: version, Ready: s.isReady, Draining: s.draining, Webhooks: s.chooser.webhooks.Health,
 			Addresses: limits.ofAddress, Observe: s.metrics.of("admin"),
 			Now: now, Logger: s.logger, Random: rand.Reader,
@@ -207,6 +207,7 @@ func (s *Server) MQTTAddress() net.Addr {
 // store. It returns when everything it started has stopped.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
+	defer s.mqtt.Wait()
 	server := &http.Server{
 		TLSConfig:         s.tls.config(),
 		ReadHeaderTimeout: handshakeTimeout,
