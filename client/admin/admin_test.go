@@ -57,6 +57,8 @@ func TestWhatIsAskedFor(t *testing.T) {
 				t.Errorf("a list as %q", media)
 			}
 			io.WriteString(w, `{"count":2,"sha256":"AB","etag":"CD"}`)
+		case "POST /berth/v1/hubs/h.example:8443/devices/a?b/messages":
+			io.WriteString(w, `{"messageId":"m1"}`)
 		case "DELETE /berth/v1/hubs/h.example:8443":
 			w.WriteHeader(http.StatusNoContent)
 		default:
@@ -96,6 +98,14 @@ func TestWhatIsAskedFor(t *testing.T) {
 		if l, err := c.PutEndorsementKeys(ctx, "reel", []byte("one\ntwo")); err != nil || *l != (admin.List{Count: 2, SHA256: "AB", ETag: "CD"}) {
 			t.Errorf("%+v, %v", l, err)
 		}
+		if id, err := c.Send(ctx, "h.example:8443", "a?b", admin.MessageToDevice{
+			Body: []byte("on"), Properties: map[string]string{"zone": "b"}, Ack: "full", Expiry: time.Unix(0, 0).UTC(),
+		}); err != nil || id != "m1" {
+			t.Errorf("%q, %v", id, err)
+		}
+		if _, err := c.Send(ctx, "h.example:8443", "", admin.MessageToDevice{}); err == nil {
+			t.Error("no device passed")
+		}
 		if _, err := c.PutEndorsementKeys(ctx, "", nil); err == nil {
 			t.Error("no group passed")
 		}
@@ -113,7 +123,8 @@ func TestWhatIsAskedFor(t *testing.T) {
 		`PUT /berth/v1/hubs/h.example:8443?check=false ab {"weight":3,"allocation":true,"latency":[{"network":"192.0.2.0/24","milliseconds":7}],"connectionString":"HostName=…"}`,
 		`PUT /berth/v1/hubs/h.example:8443?check=false ab {"weight":3,"allocation":true,"latency":[]}`,
 		"DELETE /berth/v1/hubs/h.example:8443",
-		"PUT /berth/v1/enrollmentGroups/reel/endorsementKeys one two"}
+		"PUT /berth/v1/enrollmentGroups/reel/endorsementKeys one two",
+		`POST /berth/v1/hubs/h.example:8443/devices/a%3Fb/messages {"bodyBase64":"b24=","properties":{"zone":"b"},"ack":"full","expiry":"1970-01-01T00:00:00Z"}`}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}

@@ -43,6 +43,14 @@ def messages(device_id):
     return [m for m in map(json.loads, answer.text.splitlines()) if m["deviceId"] == device_id]
 
 
+def send(device_id, message):
+    """Put a message into a device's queue."""
+    token = service.generate_sas_token(service.DPS, service.POLICY["SharedAccessKeyName"], service.POLICY["SharedAccessKey"])
+    answer = requests.post(f"https://{service.DPS}/berth/v1/hubs/{service.HUB}/devices/{device_id}/messages", json=message,
+                           headers={"Authorization": token}, timeout=30)
+    answer.raise_for_status()
+
+
 class Devices(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -52,6 +60,11 @@ class Devices(unittest.TestCase):
                 group, {"enrollmentGroupId": group, "attestation": {"type": "symmetricKey"}})
             cls.group_key = made["attestation"]["symmetricKey"]["primaryKey"]
         cls.hub = IoTHubRegistryManager((service.DATA / "hub.connection").read_text().strip())
+
+    @staticmethod
+    def hub_policy():
+        parts = dict(p.split("=", 1) for p in (service.DATA / "hub.connection").read_text().strip().split(";"))
+        return parts["SharedAccessKeyName"], parts["SharedAccessKey"]
 
     def provisioned(self, what, websockets=False):
         """A device's name and key after it registered."""
@@ -152,6 +165,35 @@ class Devices(unittest.TestCase):
             await device.shutdown()
         asyncio.run(run())
         self.assertEqual(sorted(int(m["body"]) for m in messages(rid)), list(range(100)))
+
+    def test_messages(self):
+        """messages to a device wait for it and arrive in order over MQTT, with their properties"""
+        rid, key = self.provisioned("bound")
+        told = {"zone": "no & no=yes/+%$#", "Unit": "a b"}
+        send(rid, {"body": "first", "properties": told, "messageId": "m/1 e", "correlationId": "c=1&2", "userId": "u+1",
+                   "contentType": "application/json", "contentEncoding": "utf-8", "ack": "full"})
+        send(rid, {"body": "second"})
+        device = IoTHubDeviceClient.create_from_symmetric_key(
+            symmetric_key=key, hostname=service.HUB, device_id=rid, server_verification_cert=CA)
+        self.addCleanup(device.shutdown)
+        heard = queue.Queue()
+        device.on_message_received = heard.put
+        device.connect()
+        first = heard.get(timeout=10)
+        self.assertEqual((first.data, first.custom_properties), (b"first", told))
+        self.assertEqual((first.message_id, first.correlation_id, first.user_id, first.content_type, first.content_encoding, first.ack),
+                         ("m/1 e", "c=1&2", "u+1", "application/json", "utf-8", "full"))
+        self.assertEqual(heard.get(timeout=10).data, b"second")
+        send(rid, {"body": "third"})
+        self.assertEqual(heard.get(timeout=10).data, b"third")
+        device.disconnect()
+
+        # What was acknowledged does not come again, and the sender hears of it.
+        token = service.generate_sas_token(service.HUB, *self.hub_policy())
+        feedback = requests.get(f"https://{service.HUB}/messages/serviceBound/feedback?api-version=2021-04-12",
+                                headers={"Authorization": token}, timeout=30)
+        self.assertEqual([(f["originalMessageId"], f["statusCode"]) for f in feedback.json() if f["deviceId"] == rid], [("m/1 e", "Success")])
+        self.assertEqual(self.hub.get_device(rid).cloud_to_device_message_count, 0)
 
     def test_refused(self):
         """a device with another's key hears over MQTT that it is not authorized"""

@@ -156,8 +156,13 @@ func (d *deviceRun) check() (map[string]string, error) {
 	case len(d.properties) > 0 && len(d.send) == 0:
 		return nil, usageError{errors.New("--property belongs to a message: --send TEXT")}
 	}
+	return parseProperties(d.properties)
+}
+
+// parseProperties reads message properties written as name=value.
+func parseProperties(written []string) (map[string]string, error) {
 	properties := map[string]string{}
-	for _, p := range d.properties {
+	for _, p := range written {
 		name, value, ok := strings.Cut(p, "=")
 		if !ok || name == "" {
 			return nil, usageError{fmt.Errorf("--property: %q is not name=value", p)}

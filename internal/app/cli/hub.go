@@ -24,11 +24,11 @@ import (
 )
 
 func newHub(t *terminal) *cobra.Command {
-	c := parent("hub", "Link hubs, and watch what devices send", `The hubs that devices are assigned to. Each linked hub lives in this server under a
+	c := parent("hub", "Link hubs, watch what devices send, and send to devices", `The hubs that devices are assigned to. Each linked hub lives in this server under a
 host name of its own, with its own devices.`,
 		`  berth hub list`)
 	o := newOperator(t, c)
-	c.AddCommand(newHubLink(o), newHubUnlink(o), newHubList(o), newHubTail(o))
+	c.AddCommand(newHubLink(o), newHubUnlink(o), newHubList(o), newHubTail(o), newHubSend(o))
 	return c
 }
 
@@ -256,7 +256,7 @@ HOST may be left out where one hub is linked.`,
 			if err != nil {
 				return err
 			}
-			host, err := onlyHub(c.Context(), client, args)
+			host, err := onlyHub(c.Context(), client, args, "tail which hub?")
 			if err != nil {
 				return err
 			}
@@ -269,8 +269,9 @@ HOST may be left out where one hub is linked.`,
 	return c
 }
 
-// onlyHub returns the hub named, or the one there is.
-func onlyHub(ctx context.Context, c *admin.Client, args []string) (string, error) {
+// onlyHub returns the hub named, or the one there is; question is for where there
+// are several.
+func onlyHub(ctx context.Context, c *admin.Client, args []string, question string) (string, error) {
 	if len(args) > 0 {
 		return args[0], nil
 	}
@@ -288,7 +289,7 @@ func onlyHub(ctx context.Context, c *admin.Client, args []string) (string, error
 	for _, h := range linked {
 		hosts = append(hosts, h.Host)
 	}
-	return "", usageError{fmt.Errorf("tail which hub? %s are linked", strings.Join(hosts, ", "))}
+	return "", usageError{fmt.Errorf("%s %s are linked", question, strings.Join(hosts, ", "))}
 }
 
 func (t *terminal) tail(ctx context.Context, c *admin.Client, host string, s admin.Selection, limit int) error {
