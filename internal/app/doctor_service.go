@@ -136,7 +136,7 @@ func (e *examination) webhooks(ctx context.Context) {
 		if h.Kind == enroll.Group {
 			what = "group"
 		}
-		e.say(Warning, "webhooks", fmt.Sprintf("berth %s show %s -o json", what, h.ID),
+		e.say(Warning, "webhooks", "berth webhook list",
 			"that of the %s %s did not answer as it must, %d times in a row: %s", what, h.ID, h.Failures, h.LastError)
 	}
 }

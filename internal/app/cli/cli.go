@@ -92,7 +92,7 @@ Start with:  berth dev      a server on this machine, gone when you stop it
 	root.PersistentFlags().StringVarP(&t.format, "output", "o", "table", "output `format`: table for people, json for programs")
 	complete(root, "output", "table", "json")
 	root.AddCommand(newInit(t), newServe(t), newDev(t), newDemo(t), newBackup(t), newRestore(t), newDoctor(t),
-		newEnrollment(t), newGroup(t), newRegistration(t), newCA(t), newHub(t), newPolicy(t), newScope(t), newCertificate(t), newTrust(t), newExplain(t), newDevice(t), newApply(t), newDiff(t),
+		newEnrollment(t), newGroup(t), newRegistration(t), newCA(t), newHub(t), newWebhook(t), newPolicy(t), newScope(t), newCertificate(t), newTrust(t), newExplain(t), newDevice(t), newApply(t), newDiff(t),
 		newMoveIn(t), newMoveOut(t))
 	return root
 }

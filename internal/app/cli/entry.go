@@ -314,6 +314,9 @@ func (k entryKind) explain(err error, id string) error {
 	case http.StatusNotFound:
 		return fmt.Errorf("%w\nSee what there is:\n  berth %s list", err, k.command)
 	case http.StatusConflict:
+		if strings.HasPrefix(refused.Message, "attestation.") { // it has something that another one has
+			return err
+		}
 		return fmt.Errorf("%w\nTo change it:\n  berth %s update %s", err, k.command, id)
 	}
 	return err
