@@ -55,8 +55,9 @@ const (
 	// firstBackoff and maxBackoff bound the wait before the first and the last
 	// attempts to connect again.
 	firstBackoff, maxBackoff = time.Second, time.Minute
-	// stable is how long a connection stands that was a good one.
-	stable = time.Minute
+	// stable is how long a connection stands that was a good one: two devices with
+	// one identity, who put each other out, never come that far.
+	stable = 10 * time.Second
 	// maxRefusals is how often in a row a hub turns a device away before it is
 	// taken at its word: one that has just been told of a device may not know it
 	// everywhere.
@@ -282,7 +283,7 @@ func (c *Connection) Close() error {
 // run connects as often as it takes.
 func (c *Connection) run() {
 	var failures, refusals int
-	met := false
+	met, moved := false, false
 	for c.ctx.Err() == nil {
 		l, err := c.open()
 		if err == nil {
@@ -291,9 +292,10 @@ func (c *Connection) run() {
 			c.up(l)
 			err = c.converse(l)
 			c.down(l, err)
-			if refusals = 0; time.Since(began) > stable {
+			if moved || time.Since(began) > stable {
 				failures = 0
 			}
+			refusals, moved = 0, false
 			if errors.Is(err, errRenewal) {
 				continue
 			}
@@ -311,11 +313,11 @@ func (c *Connection) run() {
 			c.end(err)
 			return
 		case refusals >= maxRefusals:
-			if err := c.reprovision(); err == nil {
-				refusals = 0
-			} else {
-				c.failed(err)
+			if err = c.reprovision(); err == nil {
+				refusals, moved = 0, true
+				continue
 			}
+			c.failed(err)
 		}
 		rest.Wait(c.ctx, backoff(failures))
 		failures++

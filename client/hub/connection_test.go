@@ -718,6 +718,7 @@ func TestMethods(t *testing.T) {
 				t.Errorf("%s: %s %+v", call, got, r)
 			}
 		}
+		synctest.Wait()
 		for i := range 17 {
 			p.tell(hubtopic.MethodCall("hold", fmt.Sprint(i)), "")
 		}
