@@ -51,10 +51,17 @@ type Config struct {
 }
 
 // A Front serves connections.
-type Front struct{ Config }
+type Front struct {
+	Config
+
+	mu sync.Mutex
+	// kept is with which QoS a device is to have its messages in its next
+	// connections, if these want their session kept.
+	kept map[hub.Place]byte
+}
 
 // New returns a front.
-func New(c Config) *Front { return &Front{c} }
+func New(c Config) *Front { return &Front{Config: c, kept: map[hub.Place]byte{}} }
 
 // Serves reports whether a user name is one for this front: all are that are not
 // for another one.
@@ -115,10 +122,9 @@ func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, c
 	if credential.Token != nil {
 		s.expiry = time.AfterFunc(credential.Token.Expiry.Sub(f.Now())+tokenGrace, func() { conn.Close(errors.New("the token has expired")) })
 	}
-	if !connect.CleanSession {
-		s.presume()
-	}
-	s.detach = f.Service.Attach(hub.Place{Hub: from.Hub, ID: from.ID}, s)
+	s.resume(!connect.CleanSession)
+	s.detach = f.Service.Attach(s.place(), s)
+	s.Queued()
 	return s, mqtt.Accepted, nil
 }
 
@@ -140,6 +146,7 @@ type session struct {
 	from   hub.Sender
 	expiry *time.Timer // nil for a certificate
 	detach func()
+	keep   bool // the client wants its session kept
 
 	mu      sync.Mutex // guards what follows
 	granted map[string]byte
@@ -148,13 +155,25 @@ type session struct {
 	handing handing
 }
 
-// presume grants what a client that wants its session kept may have subscribed to
-// in an earlier connection, of which nothing is kept here: some clients do that
-// once in their lives and never look whether the session is present. To who has
-// not, these messages are ones that it ignores. Messages to the device are not
-// among them: who ignored those would lose them.
-func (s *session) presume() {
+func (s *session) place() hub.Place { return hub.Place{Hub: s.from.Hub, ID: s.from.ID} }
+
+// resume grants a client that wants its session kept what it may have subscribed
+// to in an earlier connection: some do that once in their lives and never look
+// whether the session is present. Of most filters nothing is kept: to who has not
+// subscribed, these messages are ones that it ignores. Messages to the device it
+// would lose, so whether it had them is remembered, for as long as this server
+// runs.
+func (s *session) resume(keep bool) {
+	s.Front.mu.Lock()
+	defer s.Front.mu.Unlock()
+	if s.keep = keep; !keep {
+		delete(s.kept, s.place())
+		return
+	}
 	s.granted = map[string]byte{hubtopic.TwinResponses: 0, hubtopic.TwinDesired: 0, hubtopic.Methods: 0}
+	if qos, ok := s.kept[s.place()]; ok {
+		s.granted[hubtopic.CloudToDevice(string(s.from.ID))] = qos
+	}
 }
 
 type methodAnswer struct {
@@ -175,6 +194,11 @@ func (s *session) Subscribe(_ context.Context, want mqtt.Subscription) byte {
 		s.granted = make(map[string]byte)
 	}
 	s.granted[want.Filter] = min(want.QoS, 1)
+	if s.keep && want.Filter == hubtopic.CloudToDevice(string(s.from.ID)) {
+		s.Front.mu.Lock()
+		s.kept[s.place()] = min(want.QoS, 1)
+		s.Front.mu.Unlock()
+	}
 	return min(want.QoS, 1)
 }
 
@@ -186,6 +210,11 @@ func (s *session) Unsubscribe(_ context.Context, filter string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.granted, filter)
+	if filter == hubtopic.CloudToDevice(string(s.from.ID)) {
+		s.Front.mu.Lock()
+		delete(s.kept, s.place())
+		s.Front.mu.Unlock()
+	}
 }
 
 // Ended makes the device one that is not connected.

@@ -47,3 +47,38 @@ func TestAClientThatWantsItsSessionKeptNeedNotSubscribeAgain(t *testing.T) {
 	c.send(&mqtt.Publish{Topic: "$iothub/twin/GET/?$rid=8"}, &mqtt.Pingreq{})
 	c.want(&mqtt.Pingresp{})
 }
+
+// Messages to a device wait for a client that once subscribed to them, and are
+// not for one that never did.
+func TestAClientThatWantsItsSessionKeptGetsItsMessages(t *testing.T) {
+	w := begin(t)
+	password := token(w.enroll("d1"), hubName+"/devices/d1", time.Now().Add(time.Hour))
+	username := hubName + "/d1/?api-version=2021-04-12"
+	reach := func(cleanSession bool) *client {
+		t.Helper()
+		c := w.dial()
+		c.send(&mqtt.Connect{Level: 4, ClientID: "d1", CleanSession: cleanSession, Username: &username, Password: password})
+		c.want(&mqtt.Connack{})
+		return c
+	}
+	w.tell("m1", nil)
+	c := reach(false)
+	c.settled()
+	c.send(&mqtt.Subscribe{ID: 1, Subscriptions: []mqtt.Subscription{{Filter: bound + "#", QoS: 1}}})
+	c.want(&mqtt.Suback{ID: 1, Codes: []byte{1}})
+	c.send(&mqtt.Puback{ID: c.told("m1", 1)})
+	c.settled()
+
+	c = reach(false)
+	w.tell("m2", nil)
+	c.send(&mqtt.Puback{ID: c.told("m2", 1)})
+	c.send(&mqtt.Unsubscribe{ID: 2, Filters: []string{bound + "#"}})
+	c.want(&mqtt.Unsuback{ID: 2})
+	w.tell("m3", nil)
+	for _, cleanSession := range []bool{false, true, false} {
+		reach(cleanSession).settled()
+	}
+	if n := w.waiting(); n != 1 {
+		t.Errorf("%d messages wait", n)
+	}
+}

@@ -69,14 +69,13 @@ type Server struct {
 // Open is how many connections there are.
 func (s *Server) Open() int64 { return s.open.Load() }
 
-// Serve takes in the connections of a listener until ctx ends, then ends those
-// that there are, and returns. It closes the listener.
+// Serve takes in the connections of a listener until ctx ends, which ends them.
+// It closes the listener, and does not wait for the connections.
 func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) error {
 	config = config.Clone()
 	config.NextProtos = nil // whatever a client calls the protocol, it is this one
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
-	defer s.running.Wait()
 	for {
 		raw, err := l.Accept()
 		switch {
@@ -112,9 +111,17 @@ func (s *Server) handshake(ctx context.Context, c *tls.Conn) {
 	s.converse(ctx, c, c.ConnectionState().PeerCertificates)
 }
 
+// Wait returns when no connection is left. It is for after Serve has returned, and
+// every Upgrade.
+func (s *Server) Wait() { s.running.Wait() }
+
 // Upgrade makes a request a connection, which lives until ctx ends; the request is
 // over before.
 func (s *Server) Upgrade(ctx context.Context, w http.ResponseWriter, r *http.Request) {
+	// Whoever shuts the HTTP server down waits no longer for a request than until
+	// its connection is taken over.
+	s.running.Add(1)
+	defer s.running.Done()
 	if ctx.Err() != nil {
 		http.Error(w, "the server stops", http.StatusServiceUnavailable)
 		return

@@ -21,6 +21,36 @@ import (
 // HTTPS client that trusts it.
 func start(t *testing.T, change ...func(*Config)) (Config, *Server, *http.Client) {
 	t.Helper()
+	config, client := initialised(t)
+	for _, f := range change {
+		f(&config)
+	}
+	s, stop := run(t, config)
+	t.Cleanup(stop)
+	return config, s, client
+}
+
+// run starts a server; stop returns when it has stopped.
+func run(t *testing.T, config Config) (s *Server, stop func()) {
+	t.Helper()
+	s, err := Open(t.Context(), config, "test", slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	return s, func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the server ended with: %v", err)
+		}
+	}
+}
+
+// initialised makes a data directory and a client that trusts its server.
+func initialised(t *testing.T) (Config, *http.Client) {
+	t.Helper()
 	data := filepath.Join(t.TempDir(), "data")
 	err := Init(t.Context(), InitOptions{Data: data, Hosts: []string{"localhost", "127.0.0.1"}, Listen: "127.0.0.1:0"}, time.Now())
 	if err != nil {
@@ -30,22 +60,6 @@ func start(t *testing.T, change ...func(*Config)) (Config, *Server, *http.Client
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range change {
-		f(&config)
-	}
-	s, err := Open(t.Context(), config, "test", slog.New(slog.NewTextHandler(io.Discard, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-done; err != nil {
-			t.Errorf("the server ended with: %v", err)
-		}
-	})
 	pem, err := os.ReadFile(filepath.Join(data, CAFile))
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +68,7 @@ func start(t *testing.T, change ...func(*Config)) (Config, *Server, *http.Client
 	roots.AppendCertsFromPEM(pem)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
 	t.Cleanup(client.CloseIdleConnections)
-	return config, s, client
+	return config, client
 }
 
 func TestEveryAPIAnswersOnTheOneListener(t *testing.T) {

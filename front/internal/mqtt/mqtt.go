@@ -82,7 +82,7 @@ type Conn struct {
 
 	mu      sync.Mutex // guards what follows
 	out     []byte     // waits to be written
-	writing bool       // whether a goroutine writes
+	writing bool       // whether a goroutine writes, or is to once the CONNACK is
 	unacked int        // of the client's messages
 	room    chan struct{}
 	sent    map[uint16]func() // the server's messages of QoS 1, and who waits for their PUBACK
@@ -108,12 +108,12 @@ func (r *Refusal) Unwrap() error { return r.Err }
 // returns why it is, a *Refusal where that is so. When ctx ends, the connection
 // does.
 func Serve(ctx context.Context, raw net.Conn, limits Limits, greet Greeter) error {
-	c := &Conn{limits: limits, raw: raw, done: make(chan struct{})}
+	c := &Conn{limits: limits, raw: raw, writing: true, done: make(chan struct{})}
 	stop := context.AfterFunc(ctx, func() { c.Close(context.Cause(ctx)) })
 	defer stop()
-	ctx, cancel := context.WithCancel(ctx)
+	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
-	err := c.serve(ctx, greet)
+	err := c.serve(serving, greet)
 	c.Close(err)
 	return c.reason()
 }
@@ -138,7 +138,7 @@ func (c *Conn) serve(ctx context.Context, greet Greeter) error {
 	}
 	will := connect.Will
 	defer func() { session.Ended(will, c.reason()) }()
-	if err := c.write(&mqtt.Connack{Code: mqtt.Accepted}); err != nil {
+	if err := c.welcome(); err != nil {
 		c.Close(err)
 		return err
 	}
@@ -163,6 +163,22 @@ func (c *Conn) greet(ctx context.Context, greet Greeter, connect *mqtt.Connect) 
 		return nil, mqtt.IdentifierRejected, errors.New("a client without an identifier wants its session kept")
 	}
 	return greet(ctx, c, connect)
+}
+
+// welcome answers a CONNECT that is granted, ahead of what was sent meanwhile.
+func (c *Conn) welcome() error {
+	b, err := (&mqtt.Connack{Code: mqtt.Accepted}).Append(nil)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed != nil {
+		return c.closed
+	}
+	c.out = append(b, c.out...)
+	go c.flush()
+	return nil
 }
 
 // refuse answers a CONNECT that is not granted. Nobody else writes yet.

@@ -73,6 +73,9 @@ func (p *peer) greet(_ context.Context, c *Conn, m *mqtt.Connect) (Session, mqtt
 	if m.ClientID == "stranger" {
 		return nil, mqtt.NotAuthorized, errors.New("a stranger")
 	}
+	if m.ClientID == "awaited" {
+		p.reply("greeted")
+	}
 	return p, mqtt.Accepted, nil
 }
 
@@ -171,6 +174,17 @@ func TestAnswersComeFirst(t *testing.T) {
 		p.hears(&mqtt.Suback{ID: 1, Codes: []byte{0}}, &mqtt.Publish{Topic: "res", Payload: []byte("subscribed")})
 		p.send(&mqtt.Publish{QoS: 1, ID: 2, Topic: "t"})
 		p.hears(&mqtt.Puback{ID: 2}, &mqtt.Publish{Topic: "res", Payload: []byte("published")})
+	})
+}
+
+// What a session sends before it is granted arrives behind the answer to that.
+func TestTheWelcomeComesFirst(t *testing.T) {
+	meet(t, func(p *peer) {
+		p.answer = "news"
+		p.send(&mqtt.Connect{Level: 4, ClientID: "awaited", CleanSession: true})
+		p.hears(&mqtt.Connack{}, &mqtt.Publish{Topic: "news", Payload: []byte("greeted")})
+		p.send(&mqtt.Pingreq{})
+		p.hears(&mqtt.Pingresp{})
 	})
 }
 
