@@ -79,6 +79,13 @@ func (h *Hub) ReplaceTwin(ctx context.Context, id device.ID, c hubjson.TwinChang
 	return h.calls.ReplaceTwin(ctx, id, c, etag)
 }
 
+// Invoke calls a direct method of a device and waits for its answer. A device that
+// is not connected, or does not answer in time, is a [client.Error] of status 404
+// or 504. A lost call is not repeated.
+func (h *Hub) Invoke(ctx context.Context, id device.ID, m hubjson.Method) (hubjson.MethodResult, error) {
+	return h.calls.Invoke(ctx, id, m)
+}
+
 // Statistics counts the hub's devices.
 func (h *Hub) Statistics(ctx context.Context) (hubjson.Statistics, error) {
 	return h.calls.Statistics(ctx)

@@ -177,3 +177,31 @@ func TestAHubsConnectionStringIsNotRepeated(t *testing.T) {
 		t.Error(text)
 	}
 }
+
+func TestAMethodIsCalledOnce(t *testing.T) {
+	calls := 0
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		if got := r.Method + " " + r.URL.Path + " " + string(body); got != `POST /twins/d1/methods {"methodName":"reboot","payload":{"now":true}}` {
+			t.Error(got)
+		}
+		if calls++; calls > 1 {
+			w.WriteHeader(http.StatusGatewayTimeout)
+			return
+		}
+		answer(w, json.RawMessage(`{"status":201,"payload":[1]}`))
+	})
+	hubBubble(t, h, func(t *testing.T, c *service.Hub) {
+		m := hubjson.Method{Name: "reboot", Payload: json.RawMessage(`{"now":true}`)}
+		result, err := c.Invoke(t.Context(), "d1", m)
+		if err != nil || result.Status != 201 || string(result.Payload) != "[1]" {
+			t.Errorf("%+v %v", result, err)
+		}
+		if _, err := c.Invoke(t.Context(), "d1", m); err == nil || calls != 2 {
+			t.Errorf("%v after %d calls", err, calls)
+		}
+	})
+}

@@ -206,6 +206,21 @@ func (c TwinChange) MarshalJSON() ([]byte, error) {
 	return json.Marshal(out)
 }
 
+// A Method is a call of one of a device's direct methods.
+type Method struct {
+	Name    string          `json:"methodName"`
+	Payload json.RawMessage `json:"payload,omitempty"` // any JSON value
+	// ResponseTimeout is how many seconds the device has to answer, 5 to 300; zero
+	// means 30.
+	ResponseTimeout int `json:"responseTimeoutInSeconds,omitempty"`
+}
+
+// A MethodResult is what the device answered.
+type MethodResult struct {
+	Status  int             `json:"status"` // the device's own
+	Payload json.RawMessage `json:"payload"`
+}
+
 // Statistics count a hub's devices.
 type Statistics struct {
 	Total    int64 `json:"totalDeviceCount"`

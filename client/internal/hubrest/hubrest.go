@@ -106,6 +106,15 @@ func (h *Hub) writeTwin(ctx context.Context, method string, id device.ID, c hubj
 	return &t, nil
 }
 
+// Invoke calls a direct method of a device. It is not repeated.
+func (h *Hub) Invoke(ctx context.Context, id device.ID, m hubjson.Method) (hubjson.MethodResult, error) {
+	var result hubjson.MethodResult
+	if err := h.call(ctx, request{method: http.MethodPost, collection: "/twins/", id: id, below: "/methods", body: m}, &result); err != nil {
+		return result, fmt.Errorf("calling method %s of %s: %w", m.Name, id, err)
+	}
+	return result, nil
+}
+
 // Statistics counts the hub's devices.
 func (h *Hub) Statistics(ctx context.Context) (hubjson.Statistics, error) {
 	var s hubjson.Statistics
@@ -118,6 +127,7 @@ func (h *Hub) Statistics(ctx context.Context) (hubjson.Statistics, error) {
 type request struct {
 	method, collection string
 	id                 device.ID
+	below              string // the rest of the path
 	etag               string // empty for no If-Match
 	body               any    // nil for none
 	repeatable         bool
@@ -132,7 +142,7 @@ func (h *Hub) call(ctx context.Context, r request, v any) error {
 		return errors.New("the device ID cannot be said in a URL")
 	}
 	call := rest.Request{
-		Method: r.method, Path: r.collection + url.PathEscape(string(r.id)) + query,
+		Method: r.method, Path: r.collection + url.PathEscape(string(r.id)) + r.below + query,
 		Header: http.Header{}, Authorize: h.authorize, Repeatable: r.repeatable, MaxAnswer: maxAnswer,
 	}
 	if r.etag != "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,10 +18,12 @@ import (
 	"github.com/berth-iot/berth/client"
 	"github.com/berth-iot/berth/client/hub"
 	"github.com/berth-iot/berth/client/provisioning"
+	"github.com/berth-iot/berth/client/service"
 	"github.com/berth-iot/berth/hsm/tpm2"
 	"github.com/berth-iot/berth/hsm/tpm2/swtpm"
 	"github.com/berth-iot/berth/internal/app"
 	"github.com/berth-iot/berth/tpm"
+	"github.com/berth-iot/berth/wire/hubjson"
 )
 
 func newDemo(t *terminal) *cobra.Command {
@@ -29,7 +32,8 @@ func newDemo(t *terminal) *cobra.Command {
 		Short: "Watch a device with a TPM go from nothing to its hub",
 		Long: `Make a device with a software TPM, enroll it, and watch it being challenged,
 assigned to a hub and accepted there, with what each step proved and how long
-it took. Then a copy of the device tries the same, and is refused with reasons.
+it took. It stays connected: an operator changes its twin and calls a method of
+it. Then a copy of the device tries the same, and is refused with reasons.
 
 Everything happens on this machine in a temporary directory. It needs swtpm.`,
 		Example: `  berth demo`,
@@ -136,15 +140,18 @@ func (d *demo) lifeOfADevice(ctx context.Context) (string, error) {
 		return "", err
 	}
 	d.note("this is home: %s as %s…", home.Hub, home.DeviceID[:8])
-	if err := d.send(ctx, inside, home); err != nil {
+	heard := make(chan hub.Desired, 1)
+	c, err := d.connect(ctx, inside, home, heard)
+	if err != nil {
 		return "", err
 	}
+	defer c.Close()
 	total := time.Since(began)
 	d.note("power-on to accepted telemetry: %s, of which %s inside the TPM", milliseconds(total), milliseconds(inside.spent))
 	if err := d.showStream(ctx); err != nil {
 		return "", err
 	}
-	return id, nil
+	return id, d.live(ctx, c, heard)
 }
 
 // proofs says what each step of a registration proves.
@@ -172,18 +179,71 @@ func (d *demo) register(ctx context.Context, module client.SecurityModule, id st
 	return c.Register(ctx)
 }
 
-func (d *demo) send(ctx context.Context, module client.SecurityModule, home *provisioning.Assignment) error {
+// connect connects the device to its hub. What it hears of desired properties it
+// puts into heard, and it has one direct method.
+func (d *demo) connect(ctx context.Context, module client.SecurityModule, home *provisioning.Assignment, heard chan<- hub.Desired) (*hub.Connection, error) {
 	began := time.Now()
-	h, err := hub.New(hub.Config{
-		Host: home.Hub, DeviceID: home.DeviceID, Credential: client.TPM(module), HTTP: client.HTTP{RootCAs: d.roots},
+	c, err := hub.Connect(ctx, hub.ConnectionConfig{
+		Host: home.Hub, DeviceID: home.DeviceID, Credential: client.TPM(module), RootCAs: d.roots, Transport: hub.WebSocket,
+		OnDesired: func(_ context.Context, p hub.Desired) {
+			if p.Version > 1 { // a new twin has version 1
+				heard <- p
+			}
+		},
+		OnMethod: func(_ context.Context, name string, _ json.RawMessage) (int, json.RawMessage, error) {
+			if name != "blink" {
+				return 404, nil, nil
+			}
+			return 200, json.RawMessage(`{"blinked":3}`), nil
+		},
 	})
+	if err != nil {
+		return nil, err
+	}
+	d.step(time.Since(began), "hub", "knows the device by a token its TPM signed, and keeps a line to it: MQTT on a WebSocket")
+	began = time.Now()
+	err = c.Send(ctx, hub.Message{Body: []byte(`{"temperature":21.5}`), ContentType: "application/json", ContentEncoding: "utf-8"})
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	d.step(time.Since(began), "hub", "has the device's first message on disk")
+	return c, nil
+}
+
+// live has an operator change the device's twin and call a method of it.
+func (d *demo) live(ctx context.Context, c *hub.Connection, heard <-chan hub.Desired) error {
+	d.heading("At home: the operator and the device talk")
+	connection, err := os.ReadFile(filepath.Join(d.config.Data, app.HubConnectionFile))
 	if err != nil {
 		return err
 	}
-	if err := h.Send(ctx, hub.Message{Body: []byte(`{"temperature":21.5}`), ContentType: "application/json", ContentEncoding: "utf-8"}); err != nil {
+	operator, err := service.NewHub(string(connection), client.HTTP{RootCAs: d.roots})
+	if err != nil {
 		return err
 	}
-	d.step(time.Since(began), "hub", "knows the device by a token its TPM signed; its first message is on disk")
+	_, id := c.Home()
+	began := time.Now()
+	if _, err := operator.PatchTwin(ctx, id, hubjson.TwinChange{Desired: json.RawMessage(`{"interval":30}`)}, ""); err != nil {
+		return err
+	}
+	select {
+	case p := <-heard:
+		d.step(time.Since(began), "twin", "the operator wants %s, and the device has heard of it", p.Properties)
+	case <-time.After(10 * time.Second):
+		return errors.New("the device did not hear of its twin's change")
+	}
+	began = time.Now()
+	version, err := c.Report(ctx, map[string]any{"interval": 30})
+	if err != nil {
+		return err
+	}
+	d.step(time.Since(began), "twin", `the device reports {"interval":30}, which makes version %d of what it reported`, version)
+	began = time.Now()
+	result, err := operator.Invoke(ctx, id, hubjson.Method{Name: "blink"})
+	if err != nil {
+		return err
+	}
+	d.step(time.Since(began), "method", "the operator calls blink, and the device answers %d %s", result.Status, result.Payload)
 	return nil
 }
 
