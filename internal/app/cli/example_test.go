@@ -80,6 +80,7 @@ func prepare(t *testing.T, command, tpm string) {
 		"webhook.url":   "https://allocate.example.com/api/allocate?code=c2VjcmV0",
 		"allocate.cel":  `linkedHubs.filter(h, h.startsWith(deviceRuntimeContext.payload.region + "."))[0]`,
 		"site.yaml":     "kind: enrollmentGroup\nenrollmentGroupId: site-7\nattestation: {type: symmetricKey}\n---\nkind: policy\nname: reader\nrights: [EnrollmentRead]",
+		"update.bin":    "what the device is to run next",
 		"twin.json":     `{"tags": {"site": "north"}, "properties": {"desired": {"interval": 60}}}`,
 	} {
 		if err := os.WriteFile(name, []byte(text+"\n"), 0o600); err != nil {

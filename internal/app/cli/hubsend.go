@@ -26,7 +26,7 @@ once; for others it waits, up to --expiry. With --ack the hub keeps feedback on 
 the message ended, for programs that read it.`,
 		Example: `  berth hub send pump-7 --body '{"valve": "open"}' --property zone=b
   berth hub send pump-7 --body-file update.bin --ack full --expiry 24h
-  berth hub send pump-7 --hub hub2.example.com --body restart`,
+  berth hub send pump-7 --body restart -o json`,
 		Args: exactly("DEVICE"),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			switch {
