@@ -186,7 +186,7 @@ func TestRefusals(t *testing.T) {
 		{"IoT Hub", 404, nil, `{"Message":"ErrorCode:DeviceNotFound;d1","ExceptionMessage":"Tracking ID:1bc-G:20-TimeStamp:02/05/2021 10:03:38"}`,
 			client.Error{Status: 404, Code: errs.CodeDeviceNotFound, Name: "DeviceNotFound", Message: "d1", TrackingID: "1bc-G:20"}},
 		{"IoT Hub with a document as text", 404, nil, `{"Message":"{\"errorCode\":404103,\"trackingId\":\"92d\",\"message\":\"Timed out\",\"info\":{\"timeout\":\"00:01:00\"}}","ExceptionMessage":""}`,
-			client.Error{Status: 404, Code: 404103, Message: "Timed out", TrackingID: "92d"}},
+			client.Error{Status: 404, Code: 404103, Name: "DeviceNotOnline", Message: "Timed out", TrackingID: "92d"}},
 		{"IoT Hub without a body", 401, http.Header{"Iothub-Errorcode": {"IotHubUnauthorizedAccess"}, "X-Ms-Request-Id": {"r"}}, "",
 			client.Error{Status: 401, Code: errs.CodeUnauthorizedAccess, Name: "IotHubUnauthorizedAccess", Message: "Unauthorized", TrackingID: "r"}},
 		{"Berth's own API", 404, nil, `{"error":{"kind":"not found","code":404000,"message":"No hub h is linked","trackingId":"t-2"}}`,
