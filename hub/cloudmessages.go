@@ -58,9 +58,7 @@ func (s *Service) Send(ctx context.Context, caller access.Caller, hub string, id
 	if err != nil {
 		return "", fmt.Errorf("sending to device %q of %s: %w", id, hub, err)
 	}
-	if link := s.live.link(Place{hub, id}); link != nil {
-		link.Queued()
-	}
+	s.Wake(Place{hub, id})
 	return sent.System[messageID], nil
 }
 

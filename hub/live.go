@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"hash/fnv"
+	"maps"
+	"slices"
 	"sync"
 )
 
@@ -86,6 +88,23 @@ func (s *Service) Attach(at Place, link Link) (detach func()) {
 
 // Connected reports whether the device has a connection to this process.
 func (s *Service) Connected(at Place) bool { return s.live.link(at) != nil }
+
+// Wake has the device's connection look into its queue, to which another process
+// may have added; the zero Place means every device.
+func (s *Service) Wake(at Place) {
+	if at != (Place{}) {
+		if link := s.live.link(at); link != nil {
+			link.Queued()
+		}
+		return
+	}
+	s.live.mu.Lock()
+	links := slices.Collect(maps.Values(s.live.links))
+	s.live.mu.Unlock()
+	for _, link := range links {
+		link.Queued()
+	}
+}
 
 // link returns the device's connection, or nil.
 func (l *live) link(at Place) Link {

@@ -2,6 +2,7 @@ package hubmqtt
 
 import (
 	"bytes"
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"testing"
@@ -171,5 +172,21 @@ func TestQoS0CompletesOnSending(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d messages wait", w.waiting())
 		}
+	}
+}
+
+func TestAnotherServerSends(t *testing.T) {
+	w := begin(t)
+	key := w.enroll("d1")
+	c := w.bind(key, 1)
+	here := w.service
+	w.service = hub.New(hub.Config{Registry: w.store, Stream: w.store, Queues: w.store, Policies: w.store, Now: time.Now, Random: rand.Reader})
+	for i, told := range []hub.Place{{Hub: hubName, ID: "d1"}, {}} {
+		w.tell(fmt.Sprint(i), nil)
+		here.Wake(hub.Place{Hub: hubName, ID: "d2"})
+		c.settled() // that is not for this device
+		here.Wake(told)
+		c.send(&mqtt.Puback{ID: c.told(fmt.Sprint(i), 1)})
+		c.settled()
 	}
 }

@@ -128,6 +128,9 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 		Registry: s.store, Stream: s.store, Queues: s.store, Policies: s.store, Now: now, Random: rand.Reader,
 	})
 	s.hubs.service = hubService
+	if shared, ok := s.store.(interface{ OnQueued(func(hub.Place)) }); ok {
+		shared.OnQueued(hubService.Wake) // what other servers send to devices of this one
+	}
 	s.registrar = provision.NewRegistrar(provision.Config{
 		Enrollments: s.store, Trust: s.store, Records: s.store, Scopes: s.store, Hubs: s.hubs, Chooser: s.chooser, Secrets: key,
 		Journal: journal, Now: now, Random: rand.Reader,

@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/hub"
 )
 
 const (
@@ -25,10 +29,12 @@ const (
 
 // The channels of NOTIFY. A notification on changeChannel says that the counter
 // "change" went on, one on messageChannel has the stream's newest sequence
-// number in decimal.
+// number in decimal, and one on queueChannel the hub and the ID of a device to
+// which messages were queued, with a slash between them.
 const (
 	changeChannel  = "berth_change"
 	messageChannel = "berth_message"
+	queueChannel   = "berth_queue"
 )
 
 const selectNews = `SELECT (SELECT value FROM counter WHERE name = 'change'), (SELECT value FROM counter WHERE name = 'message'),
@@ -48,9 +54,10 @@ func (l *listener) connect(ctx context.Context) error {
 		return err
 	}
 	l.conn = c
-	if err := script(ctx, c, "LISTEN "+changeChannel+"; LISTEN "+messageChannel); err != nil {
+	if err := script(ctx, c, "LISTEN "+changeChannel+"; LISTEN "+messageChannel+"; LISTEN "+queueChannel); err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
+	l.store.tellQueued(hub.Place{}) // whatever was told while nobody listened
 	return l.check(ctx)
 }
 
@@ -109,6 +116,10 @@ func (l *listener) hear(ctx context.Context) error {
 	switch {
 	case err == nil && n.Channel == messageChannel:
 		return l.told(ctx, n.Payload)
+	case err == nil && n.Channel == queueChannel:
+		host, id, _ := strings.Cut(n.Payload, "/")
+		l.store.tellQueued(hub.Place{Hub: host, ID: device.ID(id)})
+		return nil
 	case err == nil:
 		return l.check(ctx)
 	case ctx.Err() == nil && pgconn.Timeout(err) && !l.conn.IsClosed():

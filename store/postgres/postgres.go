@@ -73,6 +73,7 @@ type Store struct {
 	changes   atomic.Int64
 	confirmed atomic.Pointer[time.Time]
 	news      news.News
+	queued    atomic.Pointer[func(hub.Place)] // of OnQueued
 	// outgrown says that a newer program upgraded the schema to one that this
 	// one does not know.
 	outgrown atomic.Bool

@@ -36,6 +36,19 @@ var (
 	insertFeedback     = insert("feedback", record.FeedbackColumns)
 )
 
+const tellQueued = "SELECT pg_notify('" + queueChannel + "', $1)"
+
+// OnQueued has tell called, from now on, with every device to which this server
+// or another one has queued messages; with the zero Place where that may be any
+// device. tell must not wait. Should a notification be lost, so is that call.
+func (s *Store) OnQueued(tell func(hub.Place)) { s.queued.Store(&tell) }
+
+func (s *Store) tellQueued(at hub.Place) {
+	if tell := s.queued.Load(); tell != nil {
+		(*tell)(at)
+	}
+}
+
 // ChangeQueue implements hub.Queues.
 func (s *Store) ChangeQueue(ctx context.Context, at hub.Place, decide func(generation string, queue []*hub.CloudMessage) (hub.QueueChange, error)) error {
 	return s.transact(ctx, func(ctx context.Context, t *tx) error {
@@ -62,6 +75,9 @@ func (s *Store) ChangeQueue(ctx context.Context, at hub.Place, decide func(gener
 		}
 		for _, m := range change.Add {
 			t.write(insertCloudMessage, record.NewMessageValues(at, m)...)
+		}
+		if len(change.Add) > 0 {
+			t.write(tellQueued, place(at))
 		}
 		for _, f := range change.Feedback {
 			t.write(insertFeedback, record.FeedbackValues(f)...)

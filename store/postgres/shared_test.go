@@ -318,3 +318,34 @@ func TestServersDoNotGiveAKeyTwice(t *testing.T) {
 	a, b := openTwo(t)
 	storetest.OneGetsTheKey(t, a, b)
 }
+
+func TestServersHearOfQueuedMessages(t *testing.T) {
+	a, b := openTwo(t)
+	at := hub.Place{Hub: "hub-1", ID: "pump-7"}
+	err := a.Change(t.Context(), at.Hub, at.ID, func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) {
+		return &hub.Device{Hub: at.Hub, ID: at.ID}, nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan hub.Place, 16)
+	b.OnQueued(func(at hub.Place) { told <- at })
+	err = a.ChangeQueue(t.Context(), at, func(string, []*hub.CloudMessage) (hub.QueueChange, error) {
+		return hub.QueueChange{Add: []*hub.CloudMessage{{}}}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.NewTimer(soon)
+	defer deadline.Stop()
+	for {
+		select {
+		case got := <-told:
+			if got == at {
+				return
+			}
+		case <-deadline.C:
+			t.Fatal("the other server was not told")
+		}
+	}
+}
