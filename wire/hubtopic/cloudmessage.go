@@ -2,7 +2,6 @@ package hubtopic
 
 import (
 	"maps"
-	"net/url"
 	"slices"
 	"strings"
 )
@@ -27,7 +26,7 @@ func CloudMessage(deviceID string, system, application map[string]string) string
 	b.WriteString("devices/" + deviceID + "/messages/devicebound/")
 	separator := ""
 	member := func(name, value string) {
-		b.WriteString(separator + name + "=" + encoded(value))
+		b.WriteString(separator + name + "=" + escape(value))
 		separator = "&"
 	}
 	for _, p := range bagOrder {
@@ -40,11 +39,7 @@ func CloudMessage(deviceID string, system, application map[string]string) string
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(application)) {
-		member(encoded(name), application[name])
+		member(escape(name), application[name])
 	}
 	return b.String()
 }
-
-// encoded has RFC 3986's unreserved characters as they are, and all others as
-// bytes in hexadecimal.
-func encoded(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
