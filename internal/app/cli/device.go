@@ -21,6 +21,9 @@ import (
 	"github.com/berth-iot/berth/tpm"
 )
 
+// connectTimeout bounds the wait for a connection to a hub.
+const connectTimeout = 30 * time.Second
+
 // A deviceRun is what the command line of berth device asks for.
 type deviceRun struct {
 	host, scope, ca string
@@ -31,6 +34,8 @@ type deviceRun struct {
 	send        []string
 	properties  []string
 	identify    bool
+	mqtt        int // the port, or zero for HTTPS
+	webSocket   bool
 }
 
 func newDevice(t *terminal) *cobra.Command {
@@ -61,7 +66,7 @@ server the host, the ID scope and the CA are found in its data directory.`,
   berth device --x509 chain.pem --x509-key chain.key --send hello --property alert=false
   berth device --registration-id unit-1 --group-key fleet.key -o json
   berth device --tpm /dev/tpmrm0 --identify
-  berth device --tpm /dev/tpmrm0 --send hello`,
+  berth device --tpm /dev/tpmrm0 --send hello --websocket`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := t.device(c.Context(), d); err != nil {
@@ -83,6 +88,9 @@ server the host, the ID scope and the CA are found in its data directory.`,
 	f.StringVar(&d.id, "registration-id", "", "registration `ID`")
 	f.StringVar(&d.payload, "payload", "", "JSON `file` for a custom allocation policy")
 	f.StringArrayVar(&d.send, "send", nil, "`text` of a telemetry message; repeat for more")
+	f.IntVar(&d.mqtt, "mqtt", 0, "send over MQTT, to `PORT` or to 8883, and not over HTTPS")
+	f.Lookup("mqtt").NoOptDefVal = "8883"
+	f.BoolVar(&d.webSocket, "websocket", false, "send over MQTT on a WebSocket, and not over HTTPS")
 	f.StringArrayVar(&d.properties, "property", nil, "`name=value` of the messages; repeat for more")
 	return c
 }
@@ -129,7 +137,7 @@ func (t *terminal) device(ctx context.Context, d deviceRun) error {
 		return t.notAssigned(line, err)
 	}
 	if len(d.send) > 0 {
-		if err := line.send(ctx, home, credential, options, d.send, properties); err != nil {
+		if err := line.send(ctx, d, home, credential, options, properties); err != nil {
 			return fmt.Errorf("assigned to %s as %s, and then %w", home.Hub, home.DeviceID, err)
 		}
 	}
@@ -153,6 +161,10 @@ func (d *deviceRun) check() (map[string]string, error) {
 		return nil, usageError{errors.New("--x509 and --x509-key go together: the certificate chain and the leaf's key")}
 	case d.id == "" && (d.key != "" || d.groupKey != ""):
 		return nil, usageError{errors.New("a symmetric key does not say whose it is: --registration-id ID")}
+	case (d.mqtt != 0 || d.webSocket) && len(d.send) == 0:
+		return nil, usageError{errors.New("--mqtt and --websocket say how to send: --send TEXT")}
+	case d.mqtt != 0 && d.webSocket:
+		return nil, usageError{errors.New("a message goes over --mqtt or over --websocket")}
 	case len(d.properties) > 0 && len(d.send) == 0:
 		return nil, usageError{errors.New("--property belongs to a message: --send TEXT")}
 	}
@@ -303,12 +315,34 @@ func (l *timeline) add(step string, took time.Duration, err error) {
 
 func inMilliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-func (l *timeline) send(ctx context.Context, home *provisioning.Assignment, credential client.Credential, options client.HTTP, texts []string, properties map[string]string) error {
-	h, err := hub.New(hub.Config{Host: home.Hub, DeviceID: home.DeviceID, Credential: credential, HTTP: options})
-	if err != nil {
-		return err
+// send sends what the command line says to the device's hub.
+func (l *timeline) send(ctx context.Context, d deviceRun, home *provisioning.Assignment, credential client.Credential, options client.HTTP, properties map[string]string) error {
+	var h interface {
+		Send(context.Context, hub.Message) error
 	}
-	for _, text := range texts {
+	began := time.Now()
+	if d.mqtt == 0 && !d.webSocket {
+		c, err := hub.New(hub.Config{Host: home.Hub, DeviceID: home.DeviceID, Credential: credential, HTTP: options})
+		if err != nil {
+			return err
+		}
+		h = c
+	} else {
+		config := hub.ConnectionConfig{Host: home.Hub, DeviceID: home.DeviceID, Credential: credential, RootCAs: options.RootCAs, Port: d.mqtt}
+		if d.webSocket {
+			config.Transport = hub.WebSocket
+		}
+		bounded, cancel := context.WithTimeout(ctx, connectTimeout)
+		defer cancel()
+		c, err := hub.Connect(bounded, config)
+		l.add("connect", time.Since(began), err)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		h = c
+	}
+	for _, text := range d.send {
 		m := hub.Message{Body: []byte(text), ContentEncoding: "utf-8", ContentType: "text/plain", Properties: properties}
 		if json.Valid(m.Body) {
 			m.ContentType = "application/json"
