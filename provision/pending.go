@@ -108,7 +108,7 @@ func (c claimant) keyName(a *admission) string {
 }
 
 // isOf reports whether the registration is under way and of a device with the
-// same credential as next, which is asked for now: then it goes on.
+// same credential as next, which is wanted this time: then it goes on.
 func (r *Registration) isOf(next *Registration, shown *Pending) bool {
 	return r.underWay() && r.Attestation == next.Attestation && strings.EqualFold(r.GroupID, next.GroupID) &&
 		bytes.Equal(r.StorageRootKey, next.StorageRootKey) && bytes.Equal(r.EndorsementKey, next.EndorsementKey) &&

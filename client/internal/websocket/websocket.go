@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +13,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/berth-iot/berth/client/internal/rest"
@@ -63,147 +61,34 @@ func Upgrade(raw net.Conn, host, path, protocol string) (*Conn, error) {
 		return nil, fmt.Errorf("the server does not speak %s on its WebSockets", protocol)
 	}
 	header.N = 1<<63 - 1
-	return &Conn{Conn: raw, r: buffered}, nil
+	return newConn(raw, buffered), nil
 }
 
-// A Conn is a WebSocket as a stream of bytes: where frames and messages begin and
-// end says nothing. It is read by one goroutine at a time; all else may be done
-// by several.
+// A Conn is a WebSocket as a stream of bytes; see [websocket.Stream].
 type Conn struct {
 	net.Conn
-	r *bufio.Reader
-
-	left    uint64 // of the payload that is being read
-	message bool   // more frames of the message are to come
-	ended   bool   // a Close frame has arrived
-
-	writing sync.Mutex // held while a frame is written
-	closing sync.Once
+	stream websocket.Stream
 }
 
-// Read returns what the server's binary frames carry. Pings are answered on the
-// way. After the server's Close frame, which is answered, it returns io.EOF.
-func (c *Conn) Read(b []byte) (int, error) {
-	if len(b) == 0 {
-		return 0, nil
+func newConn(raw net.Conn, from io.Reader) *Conn {
+	c := &Conn{Conn: raw}
+	c.stream.From, c.stream.To = from, raw
+	c.stream.Mask = func() (mask [4]byte) {
+		rand.Read(mask[:]) // never fails
+		return mask
 	}
-	for !c.ended && c.left == 0 {
-		if err := c.next(); err != nil {
-			return 0, err
-		}
-	}
-	if c.ended {
-		return 0, io.EOF
-	}
-	n, err := c.r.Read(b[:min(uint64(len(b)), c.left)])
-	c.left -= uint64(n)
-	return n, noEOF(err)
+	c.stream.Hurry = func() error { return raw.SetWriteDeadline(time.Now().Add(closeTimeout)) }
+	return c
 }
 
-// next reads frames until one with a payload for the reader begins.
-func (c *Conn) next() error {
-	h, err := c.header()
-	if err != nil {
-		return err
-	}
-	switch {
-	case h.Masked:
-		return c.breach(websocket.StatusProtocolError, "a frame of the server is masked")
-	case h.Opcode.IsControl():
-		return c.control(h)
-	case h.Opcode == websocket.Text:
-		return c.breach(websocket.StatusUnsupported, "a frame carries text")
-	case (h.Opcode == websocket.Continuation) != c.message:
-		return c.breach(websocket.StatusProtocolError, "a message begins or goes on where it does not")
-	}
-	c.left, c.message = h.Length, !h.Final
-	return nil
-}
+// Read reads the stream.
+func (c *Conn) Read(b []byte) (int, error) { return c.stream.Read(b) }
 
-func (c *Conn) header() (websocket.Header, error) {
-	for want := 2; ; want++ {
-		b, err := c.r.Peek(want)
-		if err != nil {
-			if len(b) > 0 {
-				err = noEOF(err)
-			}
-			return websocket.Header{}, err
-		}
-		h, size, err := websocket.DecodeHeader(b)
-		switch {
-		case err == nil:
-			_, err = c.r.Discard(size)
-			return h, err
-		case !errors.Is(err, websocket.ErrIncomplete):
-			return h, c.breach(websocket.StatusProtocolError, err.Error())
-		}
-	}
-}
-
-// control reads a control frame and does what it asks for.
-func (c *Conn) control(h websocket.Header) error {
-	payload := make([]byte, h.Length)
-	if _, err := io.ReadFull(c.r, payload); err != nil {
-		return noEOF(err)
-	}
-	switch h.Opcode {
-	case websocket.Ping:
-		return c.write(websocket.Pong, payload)
-	case websocket.Close:
-		c.ended = true
-		c.farewell(payload[:min(2, len(payload))]) // the status is echoed, the reason is not
-	}
-	return nil
-}
-
-// noEOF makes an end within a frame an error.
-func noEOF(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
-
-// breach tells the server why it is hung up on.
-func (c *Conn) breach(status uint16, reason string) error {
-	c.ended = true
-	c.farewell(binary.BigEndian.AppendUint16(nil, status))
-	return fmt.Errorf("websocket: %s", reason)
-}
-
-// Write writes b as one binary frame.
-func (c *Conn) Write(b []byte) (int, error) {
-	if err := c.write(websocket.Binary, b); err != nil {
-		return 0, err
-	}
-	return len(b), nil
-}
-
-func (c *Conn) write(opcode websocket.Opcode, payload []byte) error {
-	h := websocket.Header{Final: true, Opcode: opcode, Masked: true, Length: uint64(len(payload))}
-	rand.Read(h.Mask[:]) // never fails
-	frame := h.Append(make([]byte, 0, websocket.MaxHeader+len(payload)))
-	head := len(frame)
-	frame = append(frame, payload...)
-	websocket.Apply(h.Mask, frame[head:], 0)
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	_, err := c.Conn.Write(frame)
-	return err
-}
-
-// farewell writes the one Close frame, if there is a moment for it.
-func (c *Conn) farewell(payload []byte) {
-	c.closing.Do(func() {
-		// Whoever is writing, and waits for a server that does not read, is cut off.
-		if c.Conn.SetWriteDeadline(time.Now().Add(closeTimeout)) == nil {
-			_ = c.write(websocket.Close, payload) // the connection ends either way
-		}
-	})
-}
+// Write writes b as one frame.
+func (c *Conn) Write(b []byte) (int, error) { return c.stream.Write(b) }
 
 // Close says farewell and closes the connection.
 func (c *Conn) Close() error {
-	c.farewell(binary.BigEndian.AppendUint16(nil, websocket.StatusNormal))
+	c.stream.Farewell(websocket.StatusNormal)
 	return c.Conn.Close()
 }

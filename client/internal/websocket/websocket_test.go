@@ -178,7 +178,7 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte(frame(websocket.Header{Opcode: websocket.Binary, Final: true}, "x")))
 	f.Add([]byte(frame(websocket.Header{Opcode: websocket.Ping, Final: true}, "x") + "\x88\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c := &Conn{Conn: deaf{}, r: bufio.NewReader(bytes.NewReader(b))}
+		c := newConn(deaf{}, bytes.NewReader(b))
 		got, _ := io.ReadAll(c)
 		if len(got) > len(b) {
 			t.Errorf("%d bytes out of %d", len(got), len(b))

@@ -3,15 +3,13 @@
 package websocket
 
 import (
+	"bytes"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/berth-iot/berth/wire/websocket"
@@ -54,15 +52,15 @@ func Accept(w http.ResponseWriter, r *http.Request, protocols ...string) (*Conn,
 		raw.Close()
 		return nil, err
 	}
-	c := &Conn{Conn: raw}
+	var early []byte
 	if n := buffered.Reader.Buffered(); n > 0 {
 		// The buffer goes back to where it came from; an idle connection has none.
-		early, err := buffered.Reader.Peek(n)
+		peeked, err := buffered.Reader.Peek(n)
 		if err != nil {
 			raw.Close()
 			return nil, err
 		}
-		c.early = append([]byte(nil), early...)
+		early = bytes.Clone(peeked)
 	}
 	_, err = io.WriteString(raw, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
 		"Sec-WebSocket-Accept: "+websocket.Accept(key)+"\r\nSec-WebSocket-Protocol: "+protocol+"\r\n\r\n")
@@ -70,7 +68,7 @@ func Accept(w http.ResponseWriter, r *http.Request, protocols ...string) (*Conn,
 		raw.Close()
 		return nil, err
 	}
-	return c, nil
+	return newConn(raw, early), nil
 }
 
 func refuse(w http.ResponseWriter, status int, reason string) error {
@@ -108,184 +106,30 @@ func hasToken(h http.Header, name, token string) bool {
 	return false
 }
 
-// A Conn is a WebSocket as a stream of bytes: where frames and messages begin and
-// end says nothing.
+// A Conn is a WebSocket as a stream of bytes; see [websocket.Stream].
 type Conn struct {
 	net.Conn
-	early []byte // arrived with the request
-
-	frame   websocket.Header // that is being read
-	at      uint64           // how far into its payload
-	message bool             // more frames of the message are to come
-	ended   bool             // a Close frame has arrived
-
-	writing sync.Mutex // held while a frame is written
-	closing sync.Once
+	stream websocket.Stream
 }
 
-// Read returns what the client's binary frames carry. Pings are answered on the
-// way. After the client's Close frame, which is answered, it returns io.EOF.
-func (c *Conn) Read(b []byte) (int, error) {
-	if len(b) == 0 {
-		return 0, nil
+func newConn(raw net.Conn, early []byte) *Conn {
+	c := &Conn{Conn: raw}
+	c.stream.From, c.stream.To = raw, raw
+	if len(early) > 0 {
+		c.stream.From = io.MultiReader(bytes.NewReader(early), raw)
 	}
-	for !c.ended && c.at == c.frame.Length {
-		if err := c.next(); err != nil {
-			return 0, err
-		}
-	}
-	if c.ended {
-		return 0, io.EOF
-	}
-	if left := c.frame.Length - c.at; uint64(len(b)) > left {
-		b = b[:left]
-	}
-	n, err := c.raw(b)
-	websocket.Apply(c.frame.Mask, b[:n], c.at)
-	c.at += uint64(n)
-	return n, noEOF(err)
+	c.stream.Hurry = func() error { return raw.SetWriteDeadline(time.Now().Add(closeTimeout)) }
+	return c
 }
 
-// next reads frames until one with a payload for the reader begins.
-func (c *Conn) next() error {
-	h, err := c.header()
-	if err != nil {
-		return err
-	}
-	switch {
-	case !h.Masked:
-		return c.breach(websocket.StatusProtocolError, "a frame is not masked")
-	case h.Opcode.IsControl():
-		return c.control(h)
-	case h.Opcode == websocket.Text:
-		return c.breach(websocket.StatusUnsupported, "a frame carries text")
-	case (h.Opcode == websocket.Continuation) != c.message:
-		return c.breach(websocket.StatusProtocolError, "a message begins or goes on where it does not")
-	}
-	c.frame, c.at, c.message = h, 0, !h.Final
-	return nil
-}
+// Read reads the stream.
+func (c *Conn) Read(b []byte) (int, error) { return c.stream.Read(b) }
 
-// header reads no byte more than a header has.
-func (c *Conn) header() (websocket.Header, error) {
-	var b [websocket.MaxHeader]byte
-	for have := 0; ; {
-		h, _, err := websocket.DecodeHeader(b[:have])
-		if err == nil {
-			return h, nil
-		}
-		if !errors.Is(err, websocket.ErrIncomplete) {
-			return h, c.breach(websocket.StatusProtocolError, err.Error())
-		}
-		want := missing(b[:have])
-		if _, err := io.ReadFull(reader(c.raw), b[have:want]); err != nil {
-			if have == 0 && errors.Is(err, io.EOF) {
-				return h, io.EOF // hung up between frames, without a farewell
-			}
-			return h, noEOF(err)
-		}
-		have = want
-	}
-}
-
-// missing says up to where a header has to be read before more can be told of it.
-func missing(b []byte) int {
-	if len(b) < 2 {
-		return 2
-	}
-	n := 2
-	switch b[1] & 0x7f {
-	case 126:
-		n += 2
-	case 127:
-		n += 8
-	}
-	if b[1]&0x80 != 0 {
-		n += 4
-	}
-	return n
-}
-
-// control reads a control frame and does what it asks for.
-func (c *Conn) control(h websocket.Header) error {
-	payload := make([]byte, h.Length)
-	if _, err := io.ReadFull(reader(c.raw), payload); err != nil {
-		return noEOF(err)
-	}
-	websocket.Apply(h.Mask, payload, 0)
-	switch h.Opcode {
-	case websocket.Ping:
-		return c.write(websocket.Pong, payload)
-	case websocket.Close:
-		c.ended = true
-		if len(payload) > 2 {
-			payload = payload[:2] // the status is echoed, the reason is not
-		}
-		c.farewell(payload)
-	}
-	return nil
-}
-
-// raw reads the connection below.
-func (c *Conn) raw(b []byte) (int, error) {
-	if len(c.early) > 0 {
-		n := copy(b, c.early)
-		if c.early = c.early[n:]; len(c.early) == 0 {
-			c.early = nil
-		}
-		return n, nil
-	}
-	return c.Conn.Read(b)
-}
-
-type reader func([]byte) (int, error)
-
-func (r reader) Read(b []byte) (int, error) { return r(b) }
-
-// noEOF makes an end within a frame an error.
-func noEOF(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
-
-// breach tells the client why it is hung up on.
-func (c *Conn) breach(status uint16, reason string) error {
-	c.ended = true
-	c.farewell(binary.BigEndian.AppendUint16(nil, status))
-	return fmt.Errorf("websocket: %s", reason)
-}
-
-// Write writes b as one binary frame.
-func (c *Conn) Write(b []byte) (int, error) {
-	if err := c.write(websocket.Binary, b); err != nil {
-		return 0, err
-	}
-	return len(b), nil
-}
-
-func (c *Conn) write(opcode websocket.Opcode, payload []byte) error {
-	h := websocket.Header{Final: true, Opcode: opcode, Length: uint64(len(payload))}
-	frame := append(h.Append(make([]byte, 0, websocket.MaxHeader+len(payload))), payload...)
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	_, err := c.Conn.Write(frame)
-	return err
-}
-
-// farewell writes the one Close frame, if there is a moment for it.
-func (c *Conn) farewell(payload []byte) {
-	c.closing.Do(func() {
-		// Whoever is writing, and waits for a client that does not read, is cut off.
-		if c.Conn.SetWriteDeadline(time.Now().Add(closeTimeout)) == nil {
-			_ = c.write(websocket.Close, payload) // the connection ends either way
-		}
-	})
-}
+// Write writes b as one frame.
+func (c *Conn) Write(b []byte) (int, error) { return c.stream.Write(b) }
 
 // Close says farewell and closes the connection.
 func (c *Conn) Close() error {
-	c.farewell(binary.BigEndian.AppendUint16(nil, websocket.StatusNormal))
+	c.stream.Farewell(websocket.StatusNormal)
 	return c.Conn.Close()
 }

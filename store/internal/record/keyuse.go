@@ -99,8 +99,8 @@ func KeyShared(ids []string) *errs.Error {
 }
 
 // SelectSharers is the query for who shares keys: the digests that several
-// enrollments have, each with all of them. Its argument is the scope, whose
-// placeholder differs between engines.
+// enrollments have, each with all of them. Its argument stands
+// for the scope: $1 or ?, as the engine marks parameters.
 func SelectSharers(scope string) string {
 	return `SELECT u.digest, e.id FROM (
 			SELECT digest, min(key) AS first FROM symmetric_key_use WHERE scope = ` + scope + ` GROUP BY digest HAVING count(*) > 1
