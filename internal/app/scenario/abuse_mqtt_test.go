@@ -41,7 +41,7 @@ func (s *siege) halfShakeMQTT() (net.Conn, error) {
 func (s *siege) halfConnect() (net.Conn, error) {
 	c, err := s.shakeMQTT()
 	if err == nil {
-		_, err = c.Write([]byte("\x10\x80\x80\x14\x00\x04MQTT\x04\xc2\x00\x3c\x00\x03abc"))
+		_, err = c.Write([]byte("\x10\x80\x80\x13\x00\x04MQTT\x04\xc2\x00\x3c\x00\x03abc"))
 	}
 	return c, err
 }
