@@ -1,5 +1,6 @@
-// Package websocket turns the frame headers of the WebSocket protocol (RFC 6455)
-// into bytes and back, for both ends of a connection. It does no I/O.
+// Package websocket turns the frames of the WebSocket protocol (RFC 6455) into bytes
+// and back, for both ends of a connection, which is handed in. It opens none and
+// reads no clock.
 package websocket
 
 import (
