@@ -27,6 +27,7 @@ func (s *Service) DeviceTwin(ctx context.Context, from Sender) (*Twin, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the twin of %q of %s: %w", from.ID, from.Hub, err)
 	}
+	s.learnt(Place{Hub: from.Hub, ID: from.ID}, t)
 	return t, nil
 }
 
@@ -76,20 +77,4 @@ func (from Sender) is(d *Device) error {
 		return notFound(from.ID)
 	}
 	return nil
-}
-
-// notify tells a device that is connected what changed of its desired properties.
-func (s *Service) notify(at Place, before, after *Twin) {
-	if before.DesiredVersion == after.DesiredVersion {
-		return
-	}
-	link := s.live.link(at)
-	if link == nil {
-		return // it asks for its twin when it connects
-	}
-	patch, err := twin.Desired.Difference(before.Desired, after.Desired)
-	if err != nil {
-		return // both were checked when they were written
-	}
-	link.Desired(patch, after.DesiredVersion)
 }

@@ -6,8 +6,8 @@ import (
 	"errors"
 	"hash/fnv"
 	"maps"
-	"slices"
 	"sync"
+	"time"
 )
 
 // A Link is a device's live connection, on whatever wire. Its methods do not wait
@@ -31,6 +31,7 @@ var (
 	ErrTakenOver = errors.New("the device connected again elsewhere")
 	ErrDisabled  = errors.New("the device was disabled")
 	ErrDeleted   = errors.New("the device was deleted")
+	ErrBehind    = errors.New("the device missed a change of its desired properties")
 	ErrNoMethods = errors.New("the device takes no direct methods")
 )
 
@@ -42,8 +43,23 @@ type live struct {
 	telling [256]sync.Mutex
 
 	mu      sync.Mutex // guards what follows
-	links   map[Place]Link
+	links   map[Place]*connection
 	awaited map[Place]*awaited
+	latest  int64 // Stamp.Time of the latest stamp that is known
+}
+
+// A connection is a device's link, and what it was told through it.
+type connection struct {
+	link       Link
+	generation string // of the identity that connected
+	stamp      Stamp
+	// ordered says that others than this process change desired properties. Where
+	// nobody does, the turn orders them.
+	ordered bool
+
+	mu    sync.Mutex // guards what follows, and is held while the device is told
+	order order
+	late  *time.Timer // runs while the device is behind
 }
 
 // awaited is a device that somebody waits for.
@@ -59,98 +75,181 @@ func (l *live) turn(at Place) *sync.Mutex {
 	return &l.telling[h.Sum32()%uint32(len(l.telling))]
 }
 
-// Attach makes link the device's connection, and ends the one before: a device has
-// one. detach takes it back, unless another one is there by then.
-func (s *Service) Attach(at Place, link Link) (detach func()) {
-	l := &s.live
+// Attach makes link the connection of a device that proved itself, and ends the one
+// before, to whichever server: a device has one. detach takes it back, unless
+// another one is there by then.
+func (s *Service) Attach(ctx context.Context, from Sender, link Link) (detach func()) {
+	at := Place{Hub: from.Hub, ID: from.ID}
+	c := &connection{link: link, generation: from.GenerationID, ordered: s.peers != nil}
+	if c.ordered {
+		c.stamp.Server = s.peers.Self()
+	}
+	if before := s.live.attach(at, c, s.now().UnixNano()); before != nil {
+		before.link.Close(ErrTakenOver)
+	}
+	s.tell(News{Kind: NewsConnected, At: at, Connected: c.stamp})
+	// Whoever disables the device from now on finds it here; who did so since it
+	// proved itself did not. What changed of its twin by now it is not told: it asks
+	// when it is connected. Where nothing can be read, what is told first shows that
+	// something is missing.
+	if t, err := s.check(ctx, at, c); err == nil && t != nil {
+		c.learnt(t.DesiredVersion)
+	}
+	return func() { s.live.detach(at, c) }
+}
+
+// attach makes c the connection of a device and returns the one before, or nil.
+func (l *live) attach(at Place, c *connection, now int64) (before *connection) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.links == nil {
-		l.links = make(map[Place]Link)
+		l.links = make(map[Place]*connection)
 	}
-	before := l.links[at]
-	l.links[at] = link
-	if a := l.awaited[at]; a != nil {
-		close(a.arrived)
-		delete(l.awaited, at)
-	}
-	l.mu.Unlock()
-	if before != nil {
-		before.Close(ErrTakenOver)
-	}
-	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.links[at] == link {
-			delete(l.links, at)
-		}
+	l.latest = max(now, l.latest+1)
+	c.stamp.Time = l.latest
+	before = l.links[at]
+	l.links[at] = c
+	l.arrivedLocked(at)
+	return before
+}
+
+func (l *live) detach(at Place, c *connection) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.links[at] == c {
+		delete(l.links, at)
 	}
 }
 
+// heard notes that a device connected to another server, and returns the connection
+// that it has here, or nil.
+func (l *live) heard(at Place, stamp Stamp) *connection {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.latest = max(l.latest, stamp.Time)
+	l.arrivedLocked(at)
+	return l.links[at]
+}
+
 // Connected reports whether the device has a connection to this process.
-func (s *Service) Connected(at Place) bool { return s.live.link(at) != nil }
+func (s *Service) Connected(at Place) bool { return s.live.connection(at) != nil }
 
 // Wake has the device's connection look into its queue, to which another process
 // may have added; the zero Place means every device.
 func (s *Service) Wake(at Place) {
 	if at != (Place{}) {
-		if link := s.live.link(at); link != nil {
-			link.Queued()
+		if c := s.live.connection(at); c != nil {
+			c.link.Queued()
 		}
 		return
 	}
-	s.live.mu.Lock()
-	links := slices.Collect(maps.Values(s.live.links))
-	s.live.mu.Unlock()
-	for _, link := range links {
-		link.Queued()
+	for _, c := range s.live.all() {
+		c.link.Queued()
 	}
 }
 
-// link returns the device's connection, or nil.
-func (l *live) link(at Place) Link {
+// connection returns the device's connection, or nil.
+func (l *live) connection(at Place) *connection {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.links[at]
 }
 
-// await is link for who is ready to wait until ctx ends.
-func (l *live) await(ctx context.Context, at Place) Link {
-	for {
+// all returns the connections there are.
+func (l *live) all() map[Place]*connection {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.links)
+}
+
+// await returns what is closed when the device connects, to any server. forget is
+// for who does not wait any more.
+func (l *live) await(at Place) (arrived <-chan struct{}, forget func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := l.awaited[at]
+	if a == nil {
+		if l.awaited == nil {
+			l.awaited = make(map[Place]*awaited)
+		}
+		a = &awaited{arrived: make(chan struct{})}
+		l.awaited[at] = a
+	}
+	a.by++
+	return a.arrived, func() {
 		l.mu.Lock()
-		link := l.links[at]
-		if link != nil || ctx.Err() != nil {
-			l.mu.Unlock()
-			return link
-		}
-		a := l.awaited[at]
-		if a == nil {
-			if l.awaited == nil {
-				l.awaited = make(map[Place]*awaited)
-			}
-			a = &awaited{arrived: make(chan struct{})}
-			l.awaited[at] = a
-		}
-		a.by++
-		l.mu.Unlock()
-		select {
-		case <-a.arrived:
-		case <-ctx.Done():
-			l.giveUp(at, a)
+		defer l.mu.Unlock()
+		if a.by--; a.by == 0 && l.awaited[at] == a {
+			delete(l.awaited, at)
 		}
 	}
 }
 
-func (l *live) giveUp(at Place, a *awaited) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if a.by--; a.by == 0 && l.awaited[at] == a {
+func (l *live) arrivedLocked(at Place) {
+	if a := l.awaited[at]; a != nil {
+		close(a.arrived)
 		delete(l.awaited, at)
 	}
 }
 
-// cut ends the device's connection, if there is one.
-func (s *Service) cut(at Place, why error) {
-	if link := s.live.link(at); link != nil {
-		link.Close(why)
+// cut ends the device's connection, to whichever server, if there is one.
+func (s *Service) cut(at Place, kind NewsKind) {
+	s.Heard(News{Kind: kind, At: at})
+	s.tell(News{Kind: kind, At: at})
+}
+
+// end ends the connection that the device has to this process, if there is one.
+func (s *Service) end(at Place, why error) {
+	if c := s.live.connection(at); c != nil {
+		c.link.Close(why)
 	}
+}
+
+// desired tells the device of a change, when it was told of those before.
+func (c *connection) desired(change desiredChange) {
+	if !c.ordered {
+		c.link.Desired(change.patch, change.version)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tellLocked(c.order.take(change))
+}
+
+// learnt says that the device has its twin in a version, or is about to ask for it.
+func (c *connection) learnt(version int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tellLocked(c.order.learnt(version))
+}
+
+// expect says that the device should know of a version soon.
+func (c *connection) expect(version int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.order.expect(version)
+	c.tellLocked(nil)
+}
+
+func (c *connection) tellLocked(now []desiredChange) {
+	for _, change := range now {
+		c.link.Desired(change.patch, change.version)
+	}
+	if c.order.behind() && c.late == nil {
+		due := c.order.due
+		c.late = time.AfterFunc(arrives, func() { c.overdue(due) })
+	}
+}
+
+// overdue ends the connection when a version has not arrived by now. There may be
+// later ones that have their time yet.
+func (c *connection) overdue(version int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.late = nil
+	if c.order.told < version {
+		c.link.Close(ErrBehind)
+		return
+	}
+	c.tellLocked(nil)
 }

@@ -90,16 +90,10 @@ func (s *Service) Invoke(ctx context.Context, caller access.Caller, hub string, 
 	if _, err := s.device(ctx, hub, id); err != nil {
 		return MethodResult{}, err
 	}
-	connecting, cancel := context.WithTimeout(ctx, m.Connect)
-	defer cancel()
-	link := s.live.await(connecting, Place{hub, id})
-	if link == nil {
-		return MethodResult{}, notOnline(errors.New("it is not connected"))
-	}
-	answering, cancel := context.WithTimeout(ctx, m.Response)
-	defer cancel()
-	status, payload, err := link.Invoke(answering, m.Name, m.Payload)
+	status, payload, err := s.callOnceConnected(ctx, Place{Hub: hub, ID: id}, m)
 	switch {
+	case errors.Is(err, ErrUnreachable):
+		return MethodResult{}, errs.New(errs.Unavailable, errs.CodeServiceUnavailable, "The device may be connected to a server that cannot be reached.").WithCause(err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return MethodResult{}, errs.New(errs.Unavailable, errs.CodeGatewayTimeout, "Timed out waiting for the response from device.")
 	case err != nil:
@@ -112,6 +106,27 @@ func (s *Service) Invoke(ctx context.Context, caller access.Caller, hub string, 
 		return MethodResult{}, errs.New(errs.Invalid, errs.CodeArgumentInvalid, "The device's answer is not JSON").WithCause(fmt.Errorf("%d bytes", len(payload)))
 	}
 	return MethodResult{status, payload}, nil
+}
+
+// callOnceConnected is call for who is ready to wait for a device that is not
+// connected.
+func (s *Service) callOnceConnected(ctx context.Context, at Place, m Method) (int, json.RawMessage, error) {
+	connecting, cancel := context.WithTimeout(ctx, m.Connect)
+	defer cancel()
+	for {
+		arrived, forget := s.live.await(at) // from before the look, so that nothing is missed
+		status, answer, err := s.call(ctx, at, m)
+		if !errors.Is(err, ErrNotConnected) && !errors.Is(err, ErrUnreachable) {
+			forget()
+			return status, answer, err
+		}
+		select {
+		case <-connecting.Done():
+			forget()
+			return 0, nil, err
+		case <-arrived:
+		}
+	}
 }
 
 func notOnline(cause error) error {

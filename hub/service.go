@@ -16,13 +16,14 @@ import (
 	"github.com/berth-iot/berth/wire/sas"
 )
 
-// Config is what a Service is made of. All members are required and may be
-// used at the same time.
+// Config is what a Service is made of. All members but Peers are required and may
+// be used at the same time.
 type Config struct {
 	Registry Registry
 	Stream   Stream
 	Queues   Queues
 	Policies access.Policies
+	Peers    Peers // the other servers; nil where there is one
 	Now      func() time.Time
 	Random   io.Reader
 }
@@ -35,6 +36,7 @@ type Service struct {
 	stream   Stream
 	queues   Queues
 	policies access.Policies
+	peers    Peers
 	now      func() time.Time
 	random   io.Reader
 	live     live
@@ -43,7 +45,7 @@ type Service struct {
 
 // New returns the service made of c.
 func New(c Config) *Service {
-	return &Service{registry: c.Registry, stream: c.Stream, queues: c.Queues, policies: c.Policies, now: c.Now, random: c.Random}
+	return &Service{registry: c.Registry, stream: c.Stream, queues: c.Queues, policies: c.Policies, peers: c.Peers, now: c.Now, random: c.Random}
 }
 
 // HostName returns the form in which a hub's host name is kept and compared:
@@ -179,7 +181,7 @@ func (s *Service) PutDevice(ctx context.Context, caller access.Caller, hub strin
 		return nil, fmt.Errorf("writing device %q of %s: %w", id, hub, err)
 	}
 	if put.Disabled {
-		s.cut(Place{hub, id}, ErrDisabled)
+		s.cut(Place{hub, id}, NewsDisabled)
 	}
 	return put, nil
 }
@@ -202,7 +204,7 @@ func (s *Service) DeleteDevice(ctx context.Context, caller access.Caller, hub st
 	if err != nil {
 		return fmt.Errorf("deleting device %q of %s: %w", id, hub, err)
 	}
-	s.cut(Place{hub, id}, ErrDeleted)
+	s.cut(Place{hub, id}, NewsDeleted)
 	return nil
 }
 

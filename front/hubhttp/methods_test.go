@@ -28,15 +28,17 @@ func (l *link) Invoke(_ context.Context, name string, payload json.RawMessage) (
 
 func TestDirectMethods(t *testing.T) {
 	s := start(t)
-	if r := s.as("PUT", "/devices/d1", `{"deviceId":"d1"}`); r.status != 200 {
-		t.Fatal(r.status, r.body)
+	r := s.as("PUT", "/devices/d1", `{"deviceId":"d1"}`)
+	var identity struct{ GenerationID string }
+	if err := json.Unmarshal([]byte(r.body), &identity); r.status != 200 || err != nil {
+		t.Fatal(r.status, r.body, err)
 	}
 	call := func(body string) reply { return s.as("POST", "/twins/d1/methods", body) }
 	if r := call(`{"methodName":"reboot"}`); r.status != 404 || r.header.Get("iothub-errorcode") != "DeviceNotOnline" || !strings.Contains(r.body, "Timed out waiting for device to connect.") {
 		t.Errorf("of a device that is not there: %d %s", r.status, r.body)
 	}
 	d := &link{status: 500, answer: `{"ok":false}`}
-	detach := s.service.Attach(hub.Place{Hub: host, ID: "d1"}, d)
+	detach := s.service.Attach(t.Context(), hub.Sender{Hub: host, ID: "d1", GenerationID: identity.GenerationID}, d)
 	if r := call(`{"methodName":"reboot","payload":{"in":5},"responseTimeoutInSeconds":10}`); r.status != 200 || r.body != `{"status":500,"payload":{"ok":false}}` || d.called != `reboot {"in":5}` {
 		t.Errorf("%d %s after %s", r.status, r.body, d.called)
 	}

@@ -123,7 +123,7 @@ func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, c
 		s.expiry = time.AfterFunc(credential.Token.Expiry.Sub(f.Now())+tokenGrace, func() { conn.Close(errors.New("the token has expired")) })
 	}
 	s.resume(!connect.CleanSession)
-	s.detach = f.Service.Attach(s.place(), s)
+	s.detach = f.Service.Attach(ctx, from, s)
 	s.Queued()
 	return s, mqtt.Accepted, nil
 }
