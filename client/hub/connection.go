@@ -99,6 +99,14 @@ type ConnectionConfig struct {
 	// JSON value, and so is the answer's; nil is null. An error is answered as
 	// status 500 with its text. nil for no methods.
 	OnMethod func(ctx context.Context, name string, payload json.RawMessage) (status int, answer json.RawMessage, err error)
+	// OnMessage takes the messages that operators sent to the device, one after the
+	// other. With nil the message is acknowledged, and the hub is done with it. With
+	// an error it is not: the hub gives it again on another connection, for which
+	// this one is given up soon, and ever later while errors go on. A hub gives a
+	// message ten times, or as often as it was configured to. One whose
+	// acknowledgement was lost with the connection is given again, too: messages
+	// arrive at least once. nil for no interest: they stay at the hub.
+	OnMessage func(context.Context, CloudMessage) error
 	// Reprovision is asked where the device lives now, when its hub has turned it
 	// away several times in a row; messages that wait go there. Without it such a
 	// connection ends with a [RefusedError]. nil for nobody to ask.
@@ -130,7 +138,7 @@ var (
 	// change that must not be made twice. The twin tells whether it was made.
 	ErrInterrupted = errors.New("the connection was lost before the hub answered")
 
-	errRenewal = errors.New("the token is renewed")
+	errRenewal = errors.New("the connection is made anew")
 	errUnsent  = errors.New("the connection was lost before anything was sent")
 )
 
@@ -144,6 +152,7 @@ type Connection struct {
 	done   chan struct{} // closed when it has ended
 	room   chan struct{} // has one member for each message that waits
 	calls  chan struct{} // and for each method that is run
+	inbox  chan given    // messages that wait for OnMessage
 	follow follower
 
 	mu       sync.Mutex // guards what follows
@@ -154,6 +163,7 @@ type Connection struct {
 	requests map[string]request // that wait for an answer, by request ID
 	lastID   uint16
 	lastRID  uint64
+	setbacks int   // how many lines in a row were given up for a message
 	trouble  error // of the last attempt to connect
 	err      error // why it ended, once it has
 }
@@ -183,7 +193,7 @@ func Connect(ctx context.Context, config ConnectionConfig) (*Connection, error) 
 		return nil, fmt.Errorf("hub: %w", err)
 	}
 	c := &Connection{
-		config: config, done: make(chan struct{}), room: make(chan struct{}, config.Pending), calls: make(chan struct{}, maxCalls),
+		config: config, done: make(chan struct{}), room: make(chan struct{}, config.Pending), calls: make(chan struct{}, maxCalls), inbox: make(chan given, maxWaiting),
 		place: place{config.Host, config.DeviceID}, present: make(chan struct{}), requests: make(map[string]request),
 		follow: follower{wake: make(chan struct{}, 1)},
 	}
@@ -192,6 +202,9 @@ func Connect(ctx context.Context, config ConnectionConfig) (*Connection, error) 
 	go c.run()
 	if config.OnDesired != nil {
 		go c.followDesired()
+	}
+	if config.OnMessage != nil {
+		go c.receive()
 	}
 	select {
 	case <-connected:
@@ -452,7 +465,7 @@ func (c *Connection) greet(ctx context.Context, raw net.Conn, home place) (*line
 	case answer.Code != mqtt.Accepted:
 		return nil, &RefusedError{home.host, home.id, answer.Code}
 	}
-	return l, c.subscribe(l)
+	return l, c.subscribe(l, home)
 }
 
 // connect makes the packet that says who the device is.
@@ -462,6 +475,9 @@ func (c *Connection) connect(ctx context.Context, home place) (*mqtt.Connect, er
 		"api-version": apiVersion, "DeviceClientType": "berth-go",
 	}}.String()
 	p := &mqtt.Connect{Level: 4, ClientID: string(home.id), KeepAlive: uint16(c.config.KeepAlive / time.Second), Username: &username}
+	// Everything is subscribed to each time. Only who wants no messages says so: a
+	// hub that remembers another program's wish would go on sending them here.
+	p.CleanSession = c.config.OnMessage == nil
 	if c.config.Credential.Certificate() != nil {
 		return p, nil
 	}
@@ -473,7 +489,7 @@ func (c *Connection) connect(ctx context.Context, home place) (*mqtt.Connect, er
 	return p, nil
 }
 
-func (c *Connection) subscribe(l *line) error {
+func (c *Connection) subscribe(l *line, home place) error {
 	c.mu.Lock()
 	p := &mqtt.Subscribe{ID: c.nextID(), Subscriptions: []mqtt.Subscription{{Filter: hubtopic.TwinResponses}}}
 	c.mu.Unlock()
@@ -482,6 +498,9 @@ func (c *Connection) subscribe(l *line) error {
 	}
 	if c.config.OnMethod != nil {
 		p.Subscriptions = append(p.Subscriptions, mqtt.Subscription{Filter: hubtopic.Methods})
+	}
+	if c.config.OnMessage != nil {
+		p.Subscriptions = append(p.Subscriptions, mqtt.Subscription{Filter: hubtopic.CloudToDevice(string(home.id)), QoS: 1})
 	}
 	if err := l.write(p); err != nil {
 		return err
@@ -541,6 +560,7 @@ func (c *Connection) down(l *line, why error) {
 
 // retire makes nothing go to a line any more, with mu held.
 func (c *Connection) retire(l *line) {
+	l.retired = true
 	if c.line == l {
 		c.line, c.present = nil, make(chan struct{})
 	}
@@ -587,16 +607,28 @@ func (c *Connection) tend(l *line) {
 	if c.config.Credential.Certificate() == nil {
 		renew = time.After(tokenLifetime*13/20 + rand.N(tokenLifetime/5)) // devices that came together part
 	}
+	retire := func() {
+		if drained == nil {
+			drained = time.After(drainTimeout)
+		}
+		c.mu.Lock()
+		c.retire(l)
+		c.part(l)
+		c.mu.Unlock()
+	}
+	var again <-chan time.Time
 	for {
 		select {
 		case <-ping.C:
 			_ = l.write(&mqtt.Pingreq{}) // the reader hears of it
 		case <-renew:
-			drained = time.After(drainTimeout)
-			c.mu.Lock()
-			c.retire(l)
-			c.part(l)
-			c.mu.Unlock()
+			retire()
+		case <-l.unsettled:
+			if again == nil {
+				again = time.After(backoff(c.setback()))
+			}
+		case <-again:
+			retire()
 		case <-drained:
 			l.leave(errRenewal)
 		case <-l.done:
@@ -607,7 +639,7 @@ func (c *Connection) tend(l *line) {
 
 // part leaves a retired line once nothing is under way on it, with mu held.
 func (c *Connection) part(l *line) {
-	if c.line == l || slices.ContainsFunc(c.outbox, func(m *outgoing) bool { return m.on == l }) {
+	if !l.retired || l.given > 0 || slices.ContainsFunc(c.outbox, func(m *outgoing) bool { return m.on == l }) {
 		return
 	}
 	for _, r := range c.requests {
@@ -625,24 +657,30 @@ func (c *Connection) handle(l *line, p mqtt.Packet) error {
 		c.acknowledged(l, p.ID)
 		return nil
 	case *mqtt.Publish:
-		if p.QoS == 1 {
-			if err := l.write(&mqtt.Puback{ID: p.ID}); err != nil {
-				return err
-			}
-		}
-		c.delivered(l, p)
-		return nil
+		return c.delivered(l, p)
 	case *mqtt.Pingresp:
 		return nil
 	}
 	return fmt.Errorf("a hub does not send %T", p)
 }
 
-// delivered takes what the hub publishes, and leaves alone what it does not know.
-func (c *Connection) delivered(l *line, p *mqtt.Publish) {
+// delivered takes what the hub publishes. What it does not know it leaves alone,
+// unacknowledged: that may be for somebody who does.
+func (c *Connection) delivered(l *line, p *mqtt.Publish) error {
 	d, err := hubtopic.ParseDelivery(p.Topic)
 	if err != nil {
-		return
+		return nil
+	}
+	if d.Occasion == hubtopic.MessageSent {
+		if c.config.OnMessage != nil {
+			c.given(l, d, p)
+		}
+		return nil
+	}
+	if p.QoS == 1 {
+		if err := l.write(&mqtt.Puback{ID: p.ID}); err != nil {
+			return err
+		}
 	}
 	switch d.Occasion {
 	case hubtopic.TwinAnswered:
@@ -656,6 +694,7 @@ func (c *Connection) delivered(l *line, p *mqtt.Publish) {
 			c.called(l, d, p.Payload)
 		}
 	}
+	return nil
 }
 
 // acknowledged lets go of a message that the hub has. An acknowledgement that

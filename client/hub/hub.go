@@ -1,8 +1,20 @@
 // Package hub is the device SDK for Azure IoT Hub and for Berth's hub.
 //
 // [Connect] makes a device live there, over MQTT or MQTT on a WebSocket: it sends
-// messages, has a twin and answers direct methods, and is connected again whenever
-// it lost the hub. [New] is for a device that wakes up, sends device-to-cloud
+// messages, is sent messages, has a twin and answers direct methods, and is
+// connected again whenever it lost the hub. Neither side loses a message over
+// that: what was not acknowledged is sent again, so each arrives at least once.
+//
+//	c, err := hub.Connect(ctx, hub.ConnectionConfig{
+//		Host:       "contoso.azure-devices.net",
+//		DeviceID:   "pump-7",
+//		Credential: client.SymmetricKey(key),
+//		OnMessage: func(ctx context.Context, m hub.CloudMessage) error {
+//			return open(ctx, m.Properties["valve"]) // with an error it is given again
+//		},
+//	})
+//
+// [New] is for a device that wakes up, sends device-to-cloud
 // messages over HTTPS and sleeps on.
 //
 // Package provisioning tells a device the Host and DeviceID to use here; the

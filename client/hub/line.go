@@ -26,6 +26,13 @@ type line struct {
 	raw net.Conn
 	r   *bufio.Reader
 
+	// unsettled has a member once a message was not taken, for which the hub needs
+	// another line to give it again.
+	unsettled chan struct{}
+	// Guarded by the Connection's mu.
+	retired bool // nothing new goes to it or is taken from it
+	given   int  // messages that wait for OnMessage
+
 	mu      sync.Mutex // guards what follows
 	out     []byte     // waits to be written; what is under way is bounded by those who write
 	writing bool       // whether a goroutine writes
@@ -35,7 +42,7 @@ type line struct {
 }
 
 func newLine(raw net.Conn) *line {
-	return &line{raw: raw, r: bufio.NewReader(raw), done: make(chan struct{})}
+	return &line{raw: raw, r: bufio.NewReader(raw), done: make(chan struct{}), unsettled: make(chan struct{}, 1)}
 }
 
 // read returns the next packet; there is one reader.
@@ -157,4 +164,12 @@ func (l *line) why() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.closed
+}
+
+// unsettle says that the hub has something to give again.
+func (l *line) unsettle() {
+	select {
+	case l.unsettled <- struct{}{}:
+	default:
+	}
 }

@@ -23,7 +23,7 @@ var bagOrder = [][2]string{
 // "-_.~".
 func CloudMessage(deviceID string, system, application map[string]string) string {
 	var b strings.Builder
-	b.WriteString("devices/" + deviceID + "/messages/devicebound/")
+	b.WriteString("devices/" + deviceID + deviceBoundPart)
 	separator := ""
 	member := func(name, value string) {
 		b.WriteString(separator + name + "=" + escape(value))

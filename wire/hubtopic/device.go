@@ -82,6 +82,7 @@ const (
 	TwinAnswered   Occasion = iota + 1 // to a TwinGet or a TwinPatch
 	DesiredChanged                     // the payload is a merge patch
 	MethodCalled
+	MessageSent // to the device, by an operator
 )
 
 // A Delivery is a topic that a hub publishes to.
@@ -91,10 +92,16 @@ type Delivery struct {
 	Status    int    // of TwinAnswered
 	Version   *int64 // of DesiredChanged; of TwinAnswered after a TwinPatch
 	Method    string // of MethodCalled
+	// Of MessageSent: whom it is for, and its property bag.
+	DeviceID, ModuleID string
+	Properties         map[string]string
 }
 
 // ParseDelivery reads a topic. An error means that nothing is known of it here.
 func ParseDelivery(topic string) (d Delivery, err error) {
+	if rest, ok := strings.CutPrefix(topic, "devices/"); ok {
+		return parseMessageSent(topic, rest)
+	}
 	path, query, _ := strings.Cut(topic, "?")
 	unknown := fmt.Errorf("the topic %.100q is not one that is known here", topic)
 	if rest, ok := strings.CutPrefix(path, strings.TrimSuffix(TwinResponses, "#")); ok {
@@ -127,6 +134,22 @@ func ParseDelivery(topic string) (d Delivery, err error) {
 	}
 	if d.RequestID == "" && d.Occasion != DesiredChanged || d.Version == nil && d.Occasion == DesiredChanged {
 		return d, unknown
+	}
+	return d, nil
+}
+
+// parseMessageSent reads {d}/messages/devicebound/bag, and the same of a module,
+// {d}/modules/{m}/messages/devicebound/bag.
+func parseMessageSent(topic, rest string) (d Delivery, err error) {
+	to, bag, ok := strings.Cut(rest, deviceBoundPart)
+	module := false
+	d.Occasion = MessageSent
+	d.DeviceID, d.ModuleID, module = strings.Cut(to, "/modules/")
+	if !ok || d.DeviceID == "" || strings.Contains(d.DeviceID, "/") || module && d.ModuleID == "" || strings.Contains(d.ModuleID, "/") {
+		return d, fmt.Errorf("the topic %.100q is not one that is known here", topic)
+	}
+	if d.Properties, err = parameterBag(bag); err != nil {
+		return d, fmt.Errorf("the topic %.100q: %w", topic, err)
 	}
 	return d, nil
 }

@@ -63,13 +63,20 @@ func TestDevicesReadWhatHubsWrite(t *testing.T) {
 		TwinResponse(204, "a", &version): {Occasion: TwinAnswered, Status: 204, RequestID: "a", Version: &version},
 		Desired(9):                       {Occasion: DesiredChanged, Version: &version},
 		MethodCall("re start?", "b"):     {Occasion: MethodCalled, Method: "re start?", RequestID: "b"},
+		CloudMessage("d1", map[string]string{"message-id": "a/b&c"}, map[string]string{"at": "sea & land", "iothub-ack": "full"}): {
+			Occasion: MessageSent, DeviceID: "d1",
+			Properties: map[string]string{"$.mid": "a/b&c", "$.to": Destination("d1"), "at": "sea & land", "iothub-ack": "full"},
+		},
+		"devices/d1/messages/devicebound/":            {Occasion: MessageSent, DeviceID: "d1", Properties: map[string]string{}},
+		"devices/d1/modules/m1/messages/devicebound/": {Occasion: MessageSent, DeviceID: "d1", ModuleID: "m1", Properties: map[string]string{}},
 	} {
 		if got, err := ParseDelivery(topic); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %+v %v", topic, got, err)
 		}
 	}
 	for _, topic := range []string{
-		"", "devices/d1/messages/devicebound/%24.to=x", "$iothub/twin/res/", "$iothub/twin/res/x/?$rid=1", "$iothub/twin/res/200/",
+		"", "devices/d1/messages/devicebound/%24.to=%zz", "devices/d1/messages/devicebound", "devices//messages/devicebound/", "devices/d1/d2/messages/devicebound/",
+		"devices/d1/modules//messages/devicebound/", "devices/d1/modules/m1/m2/messages/devicebound/", "devices/d1/messages/events/", "$iothub/twin/res/", "$iothub/twin/res/x/?$rid=1", "$iothub/twin/res/200/",
 		"$iothub/twin/PATCH/properties/desired/", "$iothub/twin/PATCH/properties/desired/?$version=x", "$iothub/twin/PATCH/properties/desired/x?$version=1",
 		"$iothub/methods/POST/?$rid=1", "$iothub/methods/POST/%zz/?$rid=1", "$iothub/methods/POST/reboot/",
 	} {
@@ -80,12 +87,17 @@ func TestDevicesReadWhatHubsWrite(t *testing.T) {
 }
 
 func FuzzParseDelivery(f *testing.F) {
-	for _, topic := range []string{TwinResponse(200, "a", nil), Desired(1), MethodCall("m", "b"), "$iothub/"} {
+	for _, topic := range []string{TwinResponse(200, "a", nil), Desired(1), MethodCall("m", "b"), CloudMessage("d1", nil, map[string]string{"a": "b"}), "$iothub/"} {
 		f.Add(topic)
 	}
 	f.Fuzz(func(t *testing.T, topic string) {
 		d, err := ParseDelivery(topic)
-		if err == nil && (d.Occasion == 0 || d.Occasion != DesiredChanged && d.RequestID == "" || d.Occasion == DesiredChanged && d.Version == nil) {
+		switch {
+		case err != nil:
+		case d.Occasion == MessageSent && d.DeviceID != "" && d.Properties != nil:
+		case d.Occasion == DesiredChanged && d.Version != nil:
+		case (d.Occasion == TwinAnswered || d.Occasion == MethodCalled) && d.RequestID != "":
+		default:
 			t.Errorf("%q: %+v", topic, d)
 		}
 	})

@@ -18,7 +18,7 @@ const (
 )
 
 // CloudToDevice is the filter for messages to a device.
-func CloudToDevice(deviceID string) string { return "devices/" + deviceID + "/messages/devicebound/#" }
+func CloudToDevice(deviceID string) string { return "devices/" + deviceID + deviceBoundPart + "#" }
 
 // A Username is what a client says of itself in its CONNECT:
 // {host}/{deviceId}[/{moduleId}]/?api-version=…&DeviceClientType=… .
@@ -114,6 +114,8 @@ const (
 	twinPatch    = "$iothub/twin/PATCH/properties/reported/"
 	methodAnswer = "$iothub/methods/res/"
 	eventsPart   = "/messages/events"
+	// deviceBoundPart is in the middle of one.
+	deviceBoundPart = "/messages/devicebound/"
 )
 
 // ParseRequest reads a topic. An error means that devices do not publish there.
