@@ -33,7 +33,7 @@ demo:
 	bin/berth demo
 
 test:
-	scripts/need =ca-certificates gcc =libc6-dev swtpm swtpm_setup=swtpm-tools tpm2_createek=tpm2-tools openssl =postgresql
+	scripts/need =ca-certificates gcc =libc6-dev swtpm swtpm_setup=swtpm-tools tpm2_createek=tpm2-tools openssl =postgresql mosquitto
 	go test -race -shuffle=on ./...
 	scripts/fuzz $(FUZZTIME)
 
@@ -41,12 +41,12 @@ interop:
 	interop/run
 
 bench:
-	scripts/need =ca-certificates =postgresql
+	scripts/need =ca-certificates =postgresql mosquitto
 	go run ./bench -json bench.json
 
 # The main kinds of device, for a rough idea: nine rounds if there is time.
 bench-quick:
-	scripts/need =ca-certificates =postgresql
+	scripts/need =ca-certificates =postgresql mosquitto
 	@began=$$(date +%s); \
 	go run ./bench -json bench.json -n 100 -rounds 9 -within 30s -imports 1000 \
 		-servers sqlite:1000,sqlite:20000,postgres:1000 \

@@ -116,28 +116,34 @@ func handshake(conn net.Conn, config *tls.Config) error {
 	return err
 }
 
-// startBare runs a child in the bareRole, with the certificate of the first
-// server.
-func (b *bencher) startBare(ctx context.Context, key string) (*place, error) {
+// startBare runs a child in the bareRole, with the certificate of a server.
+func (b *bencher) startBare(ctx context.Context, key string, s *server) (*place, error) {
+	p, _, err := s.startChild(ctx, key, bareRole, s.data, key)
+	return p, err
+}
+
+// startChild runs a child in a role that prints where it listens. What it prints
+// after that is for the reader.
+func (s *server) startChild(ctx context.Context, name string, args ...string) (*place, *bufio.Reader, error) {
 	program, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	first := b.places[0]
-	at := &place{name: key, roots: first.roots}
+	p := &place{name: name, roots: s.roots}
 	r, w := io.Pipe()
-	if at.process, err = start(ctx, filepath.Join(b.dir, key+".log"), w, program, bareRole, first.data, key); err != nil {
-		return nil, err
+	if p.process, err = start(ctx, filepath.Join(s.dir, name+".log"), w, program, args...); err != nil {
+		return nil, nil, err
 	}
 	go func() {
-		<-at.done
+		<-p.done
 		w.Close()
 	}()
-	address, err := bufio.NewReader(r).ReadString('\n')
+	out := bufio.NewReader(r)
+	address, err := out.ReadString('\n')
 	if err != nil {
-		at.stop()
-		return nil, at.failure()
+		p.stop()
+		return nil, nil, p.failure()
 	}
-	at.address = strings.TrimSpace(address)
-	return at, nil
+	p.address = strings.TrimSpace(address)
+	return p, out, nil
 }

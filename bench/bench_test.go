@@ -26,13 +26,15 @@ func TestRun(t *testing.T) {
 	results := filepath.Join(dir, "bench.json")
 	var out, log bytes.Buffer
 	args := []string{"-n", "4", "-rounds", "2", "-concurrency", "2", "-servers", "sqlite:20,sqlite:100,postgres:20", "-imports", "15",
+		"-connections", "3", "-messages", "30", "-idle", "300", "-twins", "10,30",
 		"-json", results, "-profile", filepath.Join(dir, "profiles")}
 	if status := run(t.Context(), args, nil, &out, &log); status != 0 {
 		t.Fatalf("status %d\n%s", status, log.String())
 	}
 	for _, want := range []string{
 		"bare handshake, resumed", "SQLite, 20 enrollments", "PostgreSQL, 20 enrollments", "symmetric key, group", "TPM, one connection",
-		"X.509 group", "As enrollments grow", "RSS", "berth enrollment import",
+		"X.509 group", "As enrollments grow", "RSS", "berth enrollment import", "on the disk of PostgreSQL", "mosquitto, in memory", "CONNECT with a token",
+		"method, one at a time", "desired properties", "reported properties", "before TLS", "with TLS",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the tables have no %q:\n%s", want, out.String())
@@ -51,6 +53,10 @@ func TestRun(t *testing.T) {
 		"cpu_ratio.x509_group", "cpu_ratio.x509_individual", "cpu_ratio.symmetric_key_resumed", "provisionings_per_second.tpm",
 		"handshakes_per_second.bare", "handshake_cpu_ms.bare_mutual", "p50_ms.x509_group", "p99_ms.x509_group", "bytes_to_device.tpm",
 		"resident_mib.peak", "bars.tpm.bar", "throughput_growth.sqlite.tpm.found", "import_rows_per_second.sqlite.bulk",
+		"mqtt.messages_per_second.sqlite", "mqtt.messages_per_second.mosquitto", "mqtt.messages_ratio.postgres", "mqtt.message_cpu_us.sqlite",
+		"mqtt.message_p99_ms.postgres", "mqtt.flushes_per_second", "mqtt.connections_per_second.sqlite", "mqtt.connection_cpu_ms.bare",
+		"mqtt.connection_cpu_ratio.postgres", "mqtt.idle_bytes", "mqtt.idle_bytes_with_tls", "methods.p50_ms.sqlite", "methods.p99_ms.postgres",
+		"methods.per_second.sqlite", "twins.desired.per_second.postgres", "twins.reported.per_second.sqlite", "bars.messages_sqlite.bar", "bars.idle.found",
 		"import_rows_per_second.postgres.command", "machine.cpus", "seconds",
 	} {
 		var found any = values
@@ -76,7 +82,7 @@ func TestCommandLine(t *testing.T) {
 	}
 	for _, args := range [][]string{
 		{"-n", "0"}, {"-rounds", "-1"}, {"-only", "tpm", "x"}, {"-only", "tmp"}, {"-servers", "oracle:2000"}, {"-servers", "sqlite:1e6"},
-		{"-n", "300", "-servers", "sqlite:901"}, {"-what"},
+		{"-n", "300", "-servers", "sqlite:901"}, {"-what"}, {"-messages", "65536"}, {"-idle", "0"}, {"-twins", "10,10"}, {"-twins", ""},
 	} {
 		var log bytes.Buffer
 		if status := run(t.Context(), args, nil, nil, &log); status != 2 || log.Len() == 0 {

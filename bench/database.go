@@ -27,7 +27,9 @@ const (
 // with a few gigabytes.
 type database struct {
 	*pgtest.Server
-	pid int
+	pid     int
+	version string
+	stopped bool
 }
 
 func startDatabase(ctx context.Context) (*database, error) {
@@ -41,10 +43,20 @@ func startDatabase(ctx context.Context) (*database, error) {
 		first, _, _ := bytes.Cut(text, []byte("\n"))
 		d.pid, err = strconv.Atoi(string(first))
 	}
+	if err == nil {
+		d.version, err = d.askVersion(ctx)
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
 	return d, nil
+}
+
+func (d *database) stop() {
+	if !d.stopped {
+		d.stopped = true
+		d.Stop()
+	}
 }
 
 // cpu returns the CPU time of the server's processes that live.
@@ -100,7 +112,7 @@ func (d *database) size(ctx context.Context) (n int64, err error) {
 	return n, c.QueryRow(ctx, "SELECT pg_database_size(current_database())").Scan(&n)
 }
 
-func (d *database) version(ctx context.Context) (v string, err error) {
+func (d *database) askVersion(ctx context.Context) (v string, err error) {
 	c, err := pgx.Connect(ctx, d.DSN())
 	if err != nil {
 		return "", err

@@ -47,23 +47,27 @@ type fleet struct {
 
 func newFleet(o options) (_ *fleet, err error) {
 	f := &fleet{options: o}
-	if f.groupKey, err = device.GenerateSymmetricKey(rand.Reader, keySize); err != nil {
-		return nil, err
-	}
+	f.groupKey, err = device.GenerateSymmetricKey(rand.Reader, keySize)
+	return f, err
+}
+
+// prepare makes what devices register with, the key of the group aside.
+func (f *fleet) prepare() (err error) {
 	if f.tpm, err = tpmtest.New(); err != nil {
-		return nil, err
+		return err
 	}
 	now := time.Now()
 	if f.root, err = pki.NewRoot("Bench Root CA", now, rand.Reader); err != nil {
-		return nil, err
+		return err
 	}
 	intermediate, err := f.root.NewIntermediate("Bench Intermediate CA", now, rand.Reader)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	f.keys = make([]device.SymmetricKey, o.total())
-	f.byCA, f.certified = make([]*pki.Leaf, o.total()), make([]*pki.Leaf, o.total())
-	return f, concurrently(context.Background(), runtime.GOMAXPROCS(0), o.total(), func(_ context.Context, i int) (err error) {
+	n := f.total()
+	f.keys = make([]device.SymmetricKey, n)
+	f.byCA, f.certified = make([]*pki.Leaf, n), make([]*pki.Leaf, n)
+	return concurrently(context.Background(), runtime.GOMAXPROCS(0), n, func(_ context.Context, i int) (err error) {
 		if f.keys[i], err = device.GenerateSymmetricKey(rand.Reader, keySize); err != nil {
 			return err
 		}

@@ -47,6 +47,8 @@ type jsonReport struct {
 	HandshakeCPU        map[string]float64 `json:"handshake_cpu_ms"`
 	HandshakeRatio      map[string]float64 `json:"handshake_cpu_ratio"`
 
+	*jsonHubs
+
 	Machine     machine   `json:"machine"`
 	Time        time.Time `json:"time"`
 	Seconds     float64   `json:"seconds"`
@@ -67,14 +69,16 @@ func (r *report) writeJSON(path string) error {
 	for _, run := range r.runs {
 		v.Runs = append(v.Runs, run.json())
 	}
-	headline := 0
-	for headline+1 < len(r.runs) && r.runs[headline+1].engine == r.runs[0].engine {
-		headline++
-	}
-	v.jsonRun = v.Runs[headline]
-	for _, row := range r.runs[headline].rows {
-		if row.bar > 0 {
-			v.Bars[row.key] = jsonBar{row.bar, row.ratio, row.met()}
+	if len(r.runs) > 0 {
+		headline := 0
+		for headline+1 < len(r.runs) && r.runs[headline+1].engine == r.runs[0].engine {
+			headline++
+		}
+		v.jsonRun = v.Runs[headline]
+		for _, row := range r.runs[headline].rows {
+			if row.bar > 0 {
+				v.Bars[row.key] = jsonBar{row.bar, row.ratio, row.met()}
+			}
 		}
 	}
 	for _, g := range r.growth { // of an engine's, the last has the most enrollments
@@ -88,6 +92,9 @@ func (r *report) writeJSON(path string) error {
 		if b.ratio > 0 {
 			v.HandshakeRatio[b.key] = b.ratio
 		}
+	}
+	if r.hubs != nil {
+		v.jsonHubs = r.hubs.json(v.Bars)
 	}
 	text, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {

@@ -112,6 +112,8 @@ func kindOf(key string) *kind {
 
 func (o options) wants(key string) bool { return slices.Contains(o.only, key) }
 
+func (o options) wantsAny(keys ...string) bool { return slices.ContainsFunc(keys, o.wants) }
+
 // resumed lets every device come twice, the second time on the session of the
 // first; that is what is measured. leaves are what they show, or nil.
 func (b *bencher) resumed(do func(ctx context.Context, i int, v visitor) error, leaves []*pki.Leaf) []step {

@@ -104,17 +104,19 @@ func (s *server) loadPart(ctx context.Context, p part) error {
 }
 
 // openStore opens the store of a server that does not run.
-func (s *server) openStore(ctx context.Context) (store, error) {
-	config, err := app.LoadConfig(s.data)
+func (s *server) openStore(ctx context.Context) (store, error) { return openStore(ctx, s.data) }
+
+func openStore(ctx context.Context, data string) (store, error) {
+	config, err := app.LoadConfig(data)
 	if err != nil {
 		return nil, err
 	}
-	key, err := soft.Open(filepath.Join(s.data, "server.key"))
+	key, err := soft.Open(filepath.Join(data, "server.key"))
 	if err != nil {
 		return nil, err
 	}
-	if s.database == nil {
-		return sqlite.Open(ctx, s.databaseFile(), key)
+	if config.Store.PostgresDSNFile == "" {
+		return sqlite.Open(ctx, filepath.Join(data, databaseFile), key)
 	}
 	dsn, err := os.ReadFile(config.Store.PostgresDSNFile)
 	if err != nil {
@@ -136,7 +138,10 @@ func (s *server) settle(ctx context.Context) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-func (s *server) databaseFile() string { return filepath.Join(s.data, "berth.db") }
+// databaseFile is that of SQLite in a data directory.
+const databaseFile = "berth.db"
+
+func (s *server) databaseFile() string { return filepath.Join(s.data, databaseFile) }
 
 // databaseSize returns how many bytes the database takes on the disk, without
 // logs.
@@ -216,10 +221,7 @@ func (l *loader) registered(ctx context.Context, db store, i int) error {
 	if err != nil {
 		return err
 	}
-	key := l.derived(id)
-	hubs := hub.New(hub.Config{Registry: db, Stream: db, Queues: db, Policies: db, Now: func() time.Time { return l.now }, Random: rand.Reader})
-	err = hubs.Provision(ctx, hub.Provisioning{Hub: host, DeviceID: device.ID(id), Keys: attest.SymmetricKeys{Primary: key, Secondary: key}})
-	if err != nil {
+	if err := l.identity(ctx, db, id); err != nil {
 		return err
 	}
 	record := &provision.Registration{
@@ -228,4 +230,11 @@ func (l *loader) registered(ctx context.Context, db store, i int) error {
 		OperationID: "1." + id[:16] + "." + etag, ETag: etag, Created: l.now, Updated: l.now,
 	}
 	return db.ChangeRegistration(ctx, record.Scope, record.Key, func(*provision.Registration) (*provision.Registration, error) { return record, nil })
+}
+
+// identity gives a device its place at the hub.
+func (l *loader) identity(ctx context.Context, db store, id string) error {
+	key := l.derived(id)
+	hubs := hub.New(hub.Config{Registry: db, Stream: db, Queues: db, Policies: db, Now: func() time.Time { return l.now }, Random: rand.Reader})
+	return hubs.Provision(ctx, hub.Provisioning{Hub: host, DeviceID: device.ID(id), Keys: attest.SymmetricKeys{Primary: key, Secondary: key}})
 }

@@ -26,6 +26,7 @@ type series struct {
 	server   *server // whose place it is; nil for a bare one
 	baseline *series // what is measured right before it, and compared; or nil
 	steps    []step
+	atATime  int // devices; zero for what the options say
 
 	cpu       []time.Duration // of one device, by round
 	database  []time.Duration // the same of an engine that runs by itself
@@ -38,7 +39,7 @@ type series struct {
 // plan starts the bare servers and lists what is to be measured.
 func (b *bencher) plan(ctx context.Context) error {
 	for _, key := range []string{bare, bareHTTPS} {
-		p, err := b.startBare(ctx, key)
+		p, err := b.startBare(ctx, key, b.places[0])
 		if err != nil {
 			return err
 		}
@@ -75,17 +76,17 @@ func (b *bencher) plan(ctx context.Context) error {
 	return nil
 }
 
-// measure goes through the rounds, as many as there is time for.
-func (b *bencher) measure(ctx context.Context, began time.Time) error {
+// allRounds calls do for each round, as many as there is time for.
+func (b *bencher) allRounds(began time.Time, what string, do func(round int) error) error {
 	var longest time.Duration
 	for round := range b.rounds + 1 {
 		start := time.Now()
 		if round > 1 && start.Add(longest).After(began.Add(b.within)) {
-			b.progress("no time for round %d of %d", round, b.rounds)
+			b.progress("%s: no time for round %d of %d", what, round, b.rounds)
 			return nil
 		}
-		b.progress("round %d of %d", round, b.rounds)
-		if err := b.measureRound(ctx, round); err != nil {
+		b.progress("%s: round %d of %d", what, round, b.rounds)
+		if err := do(round); err != nil {
 			return err
 		}
 		longest = max(longest, time.Since(start))
@@ -105,6 +106,9 @@ func (b *bencher) measureRound(ctx context.Context, round int) error {
 }
 
 func (v *series) measure(ctx context.Context, o options, round int) error {
+	if v.atATime > 0 {
+		o.concurrency = v.atATime
+	}
 	var spent account
 	var wall time.Duration
 	latencies := make([]time.Duration, o.n)

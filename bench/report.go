@@ -30,6 +30,7 @@ type report struct {
 	runs    []finding
 	growth  []growth
 	imports []importRate
+	hubs    *hubFindings // nil where nothing of them was measured
 }
 
 // A finding is what was found at one server.
@@ -62,7 +63,7 @@ type growth struct {
 
 func (g growth) met() bool { return g.perSecond >= 1-growthBar }
 
-func (r *report) take(ctx context.Context, b *bencher) (err error) {
+func (r *report) take(ctx context.Context, b *bencher) {
 	for _, k := range barest {
 		if all := merged(b.series, k); all.devices > 0 {
 			r.bare = append(r.bare, rowOf(all, r.options))
@@ -81,10 +82,15 @@ func (r *report) take(ctx context.Context, b *bencher) (err error) {
 		r.growth = append(r.growth, growthOf(b.series, k)...)
 	}
 	r.imports = b.rates
-	r.rounds = len(b.series[0].cpu)
-	r.machine, err = describe(ctx, b)
+	if len(b.series) > 0 {
+		r.rounds = len(b.series[0].cpu)
+	}
+	if b.hubs != nil {
+		r.hubs = b.hubs.take()
+		r.rounds = max(r.rounds, r.hubs.rounds)
+	}
+	r.machine = describe(ctx, b)
 	r.took = time.Since(r.began)
-	return err
 }
 
 // merged is everything that was measured of a bare kind, in any place of the
@@ -173,8 +179,8 @@ type machine struct {
 	Commit     string `json:"commit,omitempty"`
 }
 
-func describe(ctx context.Context, b *bencher) (m machine, err error) {
-	m = machine{
+func describe(ctx context.Context, b *bencher) machine {
+	m := machine{
 		CPU: fact("/proc/cpuinfo", "model name"), CPUs: runtime.NumCPU(), Filesystem: filesystem(b.dir),
 		Go: runtime.Version(), SQLite: sqlite3.SQLITE_VERSION,
 	}
@@ -186,12 +192,16 @@ func describe(ctx context.Context, b *bencher) (m machine, err error) {
 	if text, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output(); err == nil {
 		m.Commit = strings.TrimSpace(string(text))
 	}
-	for _, s := range b.places {
+	servers := b.places
+	if b.hubs != nil {
+		servers = append(servers[:len(servers):len(servers)], b.hubs.servers...)
+	}
+	for _, s := range servers {
 		if s.database != nil {
-			m.PostgreSQL, err = s.database.version(ctx)
+			m.PostgreSQL = s.database.version
 		}
 	}
-	return m, err
+	return m
 }
 
 // fact returns what a file of /proc says after "name:", or nothing.
@@ -215,6 +225,16 @@ func (r *report) writeMarkdown(out io.Writer) error {
 	w.line("%d × %s, %d MiB, Linux %s, %s, %s, SQLite %s, PostgreSQL %s, commit %s. Medians of %d rounds of %d devices, %d at a time. It took %d s.",
 		m.CPUs, m.CPU, m.MemoryMiB, m.Kernel, m.Filesystem, m.Go, m.SQLite, cmp.Or(m.PostgreSQL, "not measured"), cmp.Or(m.Commit, "unknown"),
 		r.rounds, o.n, o.concurrency, int(r.took.Seconds()))
+	if len(r.runs) > 0 {
+		r.writeProvisioning(w)
+	}
+	if r.hubs != nil {
+		r.hubs.write(w)
+	}
+	return w.err
+}
+
+func (r *report) writeProvisioning(w *tables) {
 	w.line("")
 	w.heads("Beside Berth", "CPU, ms", "ratio", "min–max", "each second", "p50, ms", "p99, ms", "bytes from", "to the device")
 	for _, v := range r.bare {
@@ -250,7 +270,6 @@ func (r *report) writeMarkdown(out io.Writer) error {
 			w.row(i.way, engineNames[i.server.engine], fmt.Sprintf("%.0f", i.perSecond), fmt.Sprintf("%.3f", milliseconds(i.cpuEach)))
 		}
 	}
-	return w.err
 }
 
 var engineNames = map[string]string{sqliteEngine: "SQLite", postgresEngine: "PostgreSQL"}

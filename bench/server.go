@@ -36,14 +36,15 @@ type place struct {
 type server struct {
 	place
 	spec
-	fleet    int // how many devices of each kind are measured
-	dir      string
-	data     string    // its data directory
-	database *database // nil for SQLite
-	scope    string
-	operator *service.Client
-	hub      *service.Hub
-	profiler *profiler // nil without -profile
+	fleet       int // how many devices of each kind are measured
+	dir         string
+	data        string    // its data directory
+	database    *database // nil for SQLite
+	scope       string
+	mqttAddress string
+	operator    *service.Client
+	hub         *service.Hub
+	profiler    *profiler // nil without -profile
 
 	loaded loadReport
 	memory struct{ started, resident, peak int64 } // resident, in bytes: before the first device, after the last, at most
@@ -55,29 +56,39 @@ func build(ctx context.Context, dir string) (string, error) {
 	return berth, command(ctx, "go", "build", "-buildvcs=false", "-o", berth, "github.com/berth-iot/berth/cmd/berth")
 }
 
-// open makes a data directory, fills its database and serves it.
-func (s *server) open(ctx context.Context, b *bencher) (err error) {
-	b.progress("%s: loading, with as many registered devices", s.spec)
-	if err := os.Mkdir(s.dir, 0o755); err != nil {
+// open makes a data directory, fills its database by load and serves it.
+func (s *server) open(ctx context.Context, b *bencher, load func(context.Context, *fleet) error) (err error) {
+	if err := s.create(ctx); err != nil {
 		return err
 	}
-	s.name, s.data = s.spec.String(), filepath.Join(s.dir, "data")
-	if s.address, err = freeAddress(); err != nil {
-		return err
-	}
-	if err := s.init(ctx); err != nil {
-		return err
-	}
-	if err := s.readData(); err != nil {
-		return err
-	}
-	if err := s.load(ctx, b.fleet); err != nil {
+	if err := load(ctx, b.fleet); err != nil {
 		return err
 	}
 	if err := s.settle(ctx); err != nil {
 		return err
 	}
-	b.progress("%s: loaded in %.1f s", s.spec, s.loaded.took.Seconds())
+	return s.serve(ctx, b)
+}
+
+// create makes a data directory and a database.
+func (s *server) create(ctx context.Context) (err error) {
+	if err := os.Mkdir(s.dir, 0o755); err != nil {
+		return err
+	}
+	s.name, s.data = s.spec.String(), filepath.Join(s.dir, "data")
+	for _, address := range []*string{&s.address, &s.mqttAddress} {
+		if *address, err = freeAddress(); err != nil {
+			return err
+		}
+	}
+	if err := s.init(ctx); err != nil {
+		return err
+	}
+	return s.readData()
+}
+
+// serve starts the server.
+func (s *server) serve(ctx context.Context, b *bencher) (err error) {
 	if b.profile != "" {
 		err = s.startProfiled(ctx, filepath.Join(b.profile, filepath.Base(s.dir)))
 	} else {
@@ -90,11 +101,14 @@ func (s *server) open(ctx context.Context, b *bencher) (err error) {
 }
 
 // init makes the data directory that "berth init" makes. Only what one address
-// may do is changed: all devices come from the same.
+// may do is changed, for all devices come from the same, and the port of MQTT.
 func (s *server) init(ctx context.Context) (err error) {
 	o := app.InitOptions{
 		Data: s.data, Hosts: []string{host}, Listen: s.address,
-		Config: func(c *app.Config) { c.Limits.PerAddress = "1000000/1s" },
+		Config: func(c *app.Config) {
+			c.Limits.PerAddress, c.Limits.ConnectionsPerAddress = "1000000/1s", c.MaxConnections
+			c.MQTT.Listen = s.mqttAddress
+		},
 	}
 	if s.engine == postgresEngine {
 		if s.database, err = startDatabase(ctx); err != nil {
@@ -114,7 +128,7 @@ func (s *server) close() {
 		s.stop()
 	}
 	if s.database != nil {
-		s.database.Stop()
+		s.database.stop()
 	}
 }
 
@@ -165,18 +179,18 @@ func (s *server) readData() error {
 	return err
 }
 
-// awaitReady returns when the server accepts connections.
-func (s *server) awaitReady(ctx context.Context) error {
+// awaitReady returns when the place accepts connections.
+func (p *place) awaitReady(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		conn, err := net.Dial("tcp", s.address)
+		conn, err := net.Dial("tcp", p.address)
 		if err == nil {
 			return conn.Close()
 		}
 		select {
-		case <-s.done:
-			return s.failure()
+		case <-p.done:
+			return p.failure()
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:

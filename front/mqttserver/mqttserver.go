@@ -108,7 +108,7 @@ func (s *Server) handshake(ctx context.Context, c *tls.Conn) {
 		c.Close()
 		return
 	}
-	s.converse(ctx, c, c.ConnectionState().PeerCertificates)
+	s.Converse(ctx, c, c.ConnectionState().PeerCertificates)
 }
 
 // Wait returns when no connection is left. It is for after Serve has returned, and
@@ -135,13 +135,15 @@ func (s *Server) Upgrade(ctx context.Context, w http.ResponseWriter, r *http.Req
 	if r.TLS != nil {
 		chain = r.TLS.PeerCertificates
 	}
-	s.running.Go(func() { s.converse(ctx, c, chain) })
+	s.running.Go(func() { s.Converse(ctx, c, chain) })
 }
 
 // Wanted reports whether a request asks to become a connection.
 func Wanted(r *http.Request) bool { return websocket.Wanted(r) }
 
-func (s *Server) converse(ctx context.Context, c net.Conn, chain []*x509.Certificate) {
+// Converse speaks with a client over a connection that is made, whatever it goes
+// over, until it ends. chain is what TLS proved, leaf first.
+func (s *Server) Converse(ctx context.Context, c net.Conn, chain []*x509.Certificate) {
 	s.open.Add(1)
 	peer := machine.Peer{Address: c.RemoteAddr().String(), Chain: chain}
 	defer func() {
