@@ -8,20 +8,18 @@ package webhook
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/berth-iot/berth/client/internal/dial"
 	"github.com/berth-iot/berth/client/internal/rest"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/provision"
@@ -40,9 +38,6 @@ const (
 	// handed up, up to maxRetryAfter.
 	maxWait       = 3 * time.Second
 	maxRetryAfter = 5 * time.Minute
-
-	maxHeader      = 16 << 10 // bytes of an answer's header
-	maxConnections = 64       // to one host
 )
 
 // A Config is what a Client works with.
@@ -75,27 +70,9 @@ func New(c Config) (*Client, error) {
 		}
 		w.allowed = append(w.allowed, u)
 	}
-	w.secure = newClient(c.RootCAs, dialer(anywhere))
-	w.plain = newClient(c.RootCAs, dialer(loopback))
+	w.secure = dial.HTTPClient(c.RootCAs, dial.To(dial.Anywhere, "webhooks"))
+	w.plain = dial.HTTPClient(c.RootCAs, dial.To(dial.Loopback, "webhooks"))
 	return w, nil
-}
-
-type dial = func(ctx context.Context, network, address string) (net.Conn, error)
-
-func newClient(roots *x509.CertPool, d dial) *http.Client {
-	return &http.Client{
-		Transport: &http.Transport{
-			DialContext:            d,
-			TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-			ForceAttemptHTTP2:      true,
-			DisableCompression:     true, // what is counted is what is read
-			MaxConnsPerHost:        maxConnections,
-			MaxIdleConnsPerHost:    maxConnections / 4,
-			IdleConnTimeout:        time.Minute,
-			MaxResponseHeaderBytes: maxHeader,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
 }
 
 // Close closes the connections that nothing uses.
@@ -240,7 +217,7 @@ func retryAfter(h http.Header) time.Duration {
 // silent is about no answer at all. That may pass, unless it is we who will not
 // connect.
 func silent(ctx context.Context, to *url.URL, err error) *errs.Error {
-	if _, ok := errors.AsType[forbidden](err); ok {
+	if _, ok := errors.AsType[dial.Forbidden](err); ok {
 		return failed(to, err)
 	}
 	e := failed(to, err)
@@ -253,26 +230,5 @@ func silent(ctx context.Context, to *url.URL, err error) *errs.Error {
 
 func failed(to *url.URL, err error) *errs.Error {
 	return errs.New(errs.Invalid, errs.CodeCustomAllocation, "Custom allocation failed.").
-		WithCause(fmt.Errorf("asking %s: %s", to.Host, redacted(to, err)))
-}
-
-// redacted is err without the URL's secrets. The error of an HTTP client repeats
-// the URL, and one about a malformed answer what the server sent, which may be
-// what it was sent.
-func redacted(to *url.URL, err error) string {
-	if outer, ok := errors.AsType[*url.Error](err); ok {
-		err = outer.Err
-	}
-	message := err.Error()
-	secrets := []string{to.RequestURI(), to.RawQuery}
-	for _, values := range to.Query() {
-		secrets = append(secrets, values...)
-	}
-	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) }) // one may be in another
-	for _, secret := range secrets {
-		if len(secret) > 3 {
-			message = strings.ReplaceAll(message, secret, "…")
-		}
-	}
-	return fmt.Sprintf("%.300s", message)
+		WithCause(fmt.Errorf("asking %s: %s", to.Host, dial.Redacted(to, err)))
 }

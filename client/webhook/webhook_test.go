@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -18,6 +16,7 @@ import (
 	"time"
 
 	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/client/internal/dial"
 	"github.com/berth-iot/berth/client/internal/memtls"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
@@ -55,7 +54,7 @@ func inMemory(t *testing.T, h http.HandlerFunc) *Client {
 	t.Helper()
 	at := memtls.Serve(t, h)
 	w := client(t)
-	w.secure = newClient(at.RootCAs, at.Transport.DialContext)
+	w.secure = dial.HTTPClient(at.RootCAs, at.Transport.DialContext)
 	return w
 }
 
@@ -255,7 +254,7 @@ func TestEndOfTheCallEndsTheAsking(t *testing.T) {
 func TestStrangersCertificateIsNotTrusted(t *testing.T) {
 	at := memtls.Serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it was asked") }))
 	w := client(t)
-	w.secure = newClient(x509.NewCertPool(), at.Transport.DialContext)
+	w.secure = dial.HTTPClient(x509.NewCertPool(), at.Transport.DialContext)
 	_, err := w.Choose(t.Context(), question(inMem))
 	if errs.KindOf(err) != errs.Unavailable || !strings.Contains(err.Error(), "certificate") || strings.Contains(err.Error(), secret) {
 		t.Error(err)
@@ -286,39 +285,6 @@ func TestMetadataServicesAreNotAsked(t *testing.T) {
 		if errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), "webhooks are not there") || time.Since(begin) > 4*time.Second {
 			t.Errorf("%s: %v", url, err)
 		}
-	}
-}
-
-func TestPolicies(t *testing.T) {
-	for addr, want := range map[string][2]bool{ // anywhere, on loopback
-		"203.0.113.9": {true, false}, "2001:db8::9": {true, false}, "10.0.0.1": {true, false}, "192.168.1.1": {true, false}, "fd12::1": {true, false},
-		"127.0.0.1": {true, true}, "127.9.9.9": {true, true}, "::1": {true, true}, "::ffff:127.0.0.1": {true, true}, "64:ff9b::7f00:1": {true, true},
-		"169.254.169.254": {false, false}, "169.254.0.1": {false, false}, "::ffff:169.254.169.254": {false, false}, "64:ff9b::169.254.169.254": {false, false},
-		"fe80::1": {false, false}, "fe80::1%eth0": {false, false}, "febf::1": {false, false}, "0.0.0.0": {false, false}, "0.1.2.3": {false, false}, "::": {false, false},
-		"224.0.0.1": {false, false}, "239.1.1.1": {false, false}, "ff02::1": {false, false}, "255.255.255.255": {false, false},
-		"168.63.129.16": {false, false}, "100.100.100.200": {false, false}, "192.0.0.192": {false, false}, "fd00:ec2::254": {false, false}, "fd00:ec2::254%1": {false, false}, "fd20:ce::254": {false, false},
-	} {
-		to := plain(netip.MustParseAddr(addr))
-		if got := [2]bool{anywhere(to) == "", loopback(to) == ""}; got != want {
-			t.Errorf("%s: %v, want %v", addr, got, want)
-		}
-	}
-	if anywhere(netip.Addr{}) == "" || loopback(netip.Addr{}) == "" {
-		t.Error("no address is one")
-	}
-}
-
-// A name that means a forbidden address is as good as the address.
-func TestNamesAreLookedThrough(t *testing.T) {
-	d := dialer(func(to netip.Addr) string {
-		if to.IsLoopback() {
-			return "here"
-		}
-		return ""
-	})
-	_, err := d(t.Context(), "tcp", net.JoinHostPort("localhost", "9"))
-	if _, ok := errors.AsType[forbidden](err); !ok {
-		t.Error(err)
 	}
 }
 

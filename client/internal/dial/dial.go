@@ -1,4 +1,6 @@
-package webhook
+// Package dial connects to where operators say, and to no address that only this
+// machine can mean: who may write a URL does not get to ask in its name.
+package dial
 
 import (
 	"context"
@@ -8,24 +10,29 @@ import (
 	"syscall"
 )
 
-// A forbidden is the error of an address that is not connected to.
-type forbidden struct{ reason string }
+// Forbidden is the error of an address that is not connected to.
+type Forbidden struct{ reason string }
 
-func (f forbidden) Error() string { return f.reason }
+// Error implements error.
+func (f Forbidden) Error() string { return f.reason }
 
-// A policy says why an address is not connected to, or nothing.
-type policy func(netip.Addr) string
+// A Policy says why an address is not connected to, or nothing.
+type Policy func(netip.Addr) string
 
-// dialer returns a dialer that asks may about each address that a name has come
-// to mean: names are somebody else's to change.
-func dialer(may policy) dial {
+// A Func connects, as net.Dialer.DialContext does.
+type Func = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// To returns a Func that asks may about each address that a name has come to mean:
+// names are somebody else's to change. What is dialled is called what, in the
+// plural, in errors.
+func To(may Policy, what string) Func {
 	d := net.Dialer{ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 		to, err := netip.ParseAddrPort(address)
 		if err != nil {
-			return forbidden{"the address cannot be read"}
+			return Forbidden{"the address cannot be read"}
 		}
 		if reason := may(plain(to.Addr())); reason != "" {
-			return forbidden{fmt.Sprintf("%s is %s, and webhooks are not there", to.Addr(), reason)}
+			return Forbidden{fmt.Sprintf("%s is %s, and %s are not there", to.Addr(), reason, what)}
 		}
 		return nil
 	}}
@@ -48,9 +55,9 @@ var (
 	broadcast   = netip.MustParseAddr("255.255.255.255")
 )
 
-// anywhere is where a webhook may be: on the internet, in a private network or
-// on this machine, but not where a machine finds its own secrets.
-func anywhere(to netip.Addr) string {
+// Anywhere allows the internet, private networks and this machine, but not where a
+// machine finds its own secrets.
+func Anywhere(to netip.Addr) string {
 	switch {
 	case !to.IsValid() || to.IsUnspecified() || thisNetwork.Contains(to):
 		return "no address of a host"
@@ -64,10 +71,10 @@ func anywhere(to netip.Addr) string {
 	return ""
 }
 
-// loopback is where a webhook without TLS may be.
-func loopback(to netip.Addr) string {
+// Loopback allows this machine alone, as is right without TLS.
+func Loopback(to netip.Addr) string {
 	if !to.IsLoopback() {
-		return "not on the loopback interface, where http:// is for"
+		return "not on the loopback interface, and without TLS nothing leaves this machine"
 	}
 	return ""
 }
