@@ -78,7 +78,7 @@ func readMessages(w http.ResponseWriter, r *rest.Request) ([]hub.Message, error)
 func decodeBatch(body []byte) ([]hub.Message, error) {
 	var sent []struct {
 		Body          string
-		Base64Encoded bool
+		Base64Encoded *bool // one client leaves it out, and encodes
 		Properties    map[string]string
 	}
 	if err := json.Unmarshal(body, &sent); err != nil {
@@ -87,7 +87,7 @@ func decodeBatch(body []byte) ([]hub.Message, error) {
 	messages := make([]hub.Message, len(sent))
 	for i, s := range sent {
 		payload := []byte(s.Body)
-		if s.Base64Encoded {
+		if s.Base64Encoded == nil || *s.Base64Encoded {
 			var err error
 			if payload, err = base64.StdEncoding.DecodeString(s.Body); err != nil {
 				return nil, invalid("the body of message %d of the batch is not base64", i+1)

@@ -86,7 +86,7 @@ func TestBatch(t *testing.T) {
 	for _, m := range s.messages() {
 		bodies = append(bodies, string(m.Body))
 	}
-	if fmt.Sprintf("%q", bodies) != `["\x00\xff" "text" "AP8=" ""]` {
+	if fmt.Sprintf("%q", bodies) != `["\x00\xff" "text" "\x00\xff" ""]` {
 		t.Errorf("%q", bodies)
 	}
 	first := s.messages()[0]
@@ -106,7 +106,8 @@ func TestBatch(t *testing.T) {
 		"an object":               {`{"body":""}`, 400, errs.CodeFormatError},
 		"nothing":                 {``, 400, errs.CodeFormatError},
 		"an empty batch":          {`[]`, 400, errs.CodeArgumentInvalid},
-		"one body not base64":     {`[{"body":"ok"},{"body":"***","base64Encoded":true}]`, 400, errs.CodeArgumentInvalid},
+		"one body not base64":     {`[{"body":"ok","base64Encoded":false},{"body":"***","base64Encoded":true}]`, 400, errs.CodeArgumentInvalid},
+		"one body just text":      {`[{"body":"***"}]`, 400, errs.CodeArgumentInvalid},
 		"a property not a string": {`[{"properties":{"iothub-app-n":1}}]`, 400, errs.CodeFormatError},
 		"too many":                {many, 413, errs.CodeMessageTooLarge},
 		"too large together":      {`[{"body":"` + large + `","base64Encoded":true},{"body":"` + large + `","base64Encoded":true}]`, 413, errs.CodeMessageTooLarge},
