@@ -1,18 +1,15 @@
 'use strict';
-// An operator's programs: the provisioning service's SDK, and of the hub's the
-// registry.
+// An operator's programs at the provisioning service.
 
 const assert = require('node:assert/strict');
 const { test } = require('node:test');
 const { promisify } = require('node:util');
 const { ProvisioningServiceClient } = require('azure-iot-provisioning-service');
-const { Registry } = require('azure-iothub');
 const berth = require('./lib/berth');
 const { selfSigned, thumbprint } = require('./lib/openssl');
 const { withKey } = require('./lib/devices');
 
 const service = ProvisioningServiceClient.fromConnectionString(berth.serviceConnection);
-const registry = Registry.fromConnectionString(berth.hubConnection);
 const body = async (call) => (await call).responseBody;
 const bulk = promisify(service.runBulkEnrollmentOperation).bind(service); // its promises never settle
 
@@ -197,24 +194,4 @@ test('a wrong policy key is refused with 401', async () => {
     assert.equal(err.name, 'UnauthorizedError');
     return refusedWith(401, 401002)(err);
   });
-});
-
-test('the hub\'s registry creates, reads, disables and deletes an identity', async () => {
-  const deviceId = berth.unique('identity');
-  const created = await body(registry.create({ deviceId }));
-  assert.equal(created.status, 'enabled');
-  assert.equal(created.authentication.type, 'sas');
-  assert.notEqual(created.authentication.symmetricKey.primaryKey, created.authentication.symmetricKey.secondaryKey);
-  await assert.rejects(registry.create({ deviceId }), (err) => err.response.statusCode === 409);
-
-  const updated = await body(registry.update({ ...created, status: 'disabled', statusReason: 'lost' }));
-  assert.equal(updated.status, 'disabled');
-  const read = await body(registry.get(deviceId));
-  assert.equal(read.status, 'disabled');
-  assert.equal(read.statusReason, 'lost');
-  assert.deepEqual(read.authentication.symmetricKey, created.authentication.symmetricKey);
-  assert.equal(read.generationId, created.generationId);
-
-  await registry.delete(deviceId);
-  await assert.rejects(registry.get(deviceId), (err) => err.response.statusCode === 404);
 });

@@ -7,6 +7,8 @@ const crypto = require('node:crypto');
 const fs = require('node:fs');
 const https = require('node:https');
 const path = require('node:path');
+const { promisify } = require('node:util');
+const execFile = promisify(require('node:child_process').execFile);
 
 function setting(name) {
   const value = process.env[name];
@@ -28,8 +30,9 @@ const serviceConnection = connection('service');
 const hubConnection = connection('hub');
 
 // unique makes a registration ID that no other run of a test has used.
+const file = path.basename(process.argv[1], '.test.js');
 let made = 0;
-const unique = (what) => `node-${what}-${answers}-${++made}`;
+const unique = (what) => `node-${file}-${what}-${answers}-${++made}`;
 
 // derivedKey is the key of a device of an enrollment group.
 const derivedKey = (groupKey, registrationId) =>
@@ -58,4 +61,36 @@ function messages(deviceId) {
   });
 }
 
-module.exports = { dps, hub, idScope, scratch, answers, serviceConnection, hubConnection, unique, derivedKey, messages, setting };
+// send puts a message into a device's queue, with the operator's command line.
+// What it takes besides the device are flags.
+async function send(deviceId, flags) {
+  const named = Object.entries(flags).flatMap(([name, value]) => [value].flat().flatMap((one) => ['--' + name, one]));
+  await execFile(setting('BERTH_PROGRAM'), ['hub', 'send', deviceId, '--data', data, ...named]);
+}
+
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// until waits for something to be so, and returns it.
+async function until(what, so, seconds = 30) {
+  for (const end = Date.now() + seconds * 1000; ; await sleep(50)) {
+    const result = await so();
+    if (result) return result;
+    if (Date.now() > end) throw new Error(`not so after ${seconds} s: ${what}`);
+  }
+}
+
+const ready = () => new Promise((resolve) => {
+  https.get(`https://${dps}/readyz`, (response) => { response.resume(); resolve(response.statusCode === 200); })
+    .on('error', () => resolve(false));
+});
+
+// crash kills the server as power cuts do. interop/inside starts it again on the
+// same data, and crash returns when it is ready.
+async function crash() {
+  const pid = () => fs.readFileSync(setting('BERTH_SERVER_PID'), 'utf8');
+  const before = pid();
+  process.kill(Number(before), 'SIGKILL');
+  await until('the server runs again', async () => pid() !== before && ready());
+}
+
+module.exports = { dps, hub, idScope, scratch, answers, serviceConnection, hubConnection, unique, derivedKey, messages, send, until, sleep, crash, setting };

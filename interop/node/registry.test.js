@@ -1,0 +1,60 @@
+'use strict';
+// An operator's programs at the hub: its identities, twins and statistics.
+
+const assert = require('node:assert/strict');
+const { test } = require('node:test');
+const { Registry } = require('azure-iothub');
+const berth = require('./lib/berth');
+
+const registry = Registry.fromConnectionString(berth.hubConnection);
+const body = async (call) => (await call).responseBody;
+const refusedWith = (status) => (err) => (err.response?.statusCode ?? err.cause?.response?.statusCode) === status;
+
+test('an operator creates, reads, disables and deletes a device', async () => {
+  const deviceId = berth.unique('identity');
+  const created = await body(registry.create({ deviceId }));
+  assert.equal(created.status, 'enabled');
+  assert.equal(created.authentication.type, 'sas');
+  assert.notEqual(created.authentication.symmetricKey.primaryKey, created.authentication.symmetricKey.secondaryKey);
+  await assert.rejects(registry.create({ deviceId }), refusedWith(409));
+
+  const updated = await body(registry.update({ ...created, status: 'disabled', statusReason: 'lost' }));
+  assert.equal(updated.status, 'disabled');
+  const read = await body(registry.get(deviceId));
+  assert.equal(read.status, 'disabled');
+  assert.equal(read.statusReason, 'lost');
+  assert.deepEqual(read.authentication.symmetricKey, created.authentication.symmetricKey);
+  assert.equal(read.generationId, created.generationId);
+
+  await registry.delete(deviceId);
+  await assert.rejects(registry.get(deviceId), (err) => err.name === 'DeviceNotFoundError' && refusedWith(404)(err));
+});
+
+test('devices are listed and counted', async () => {
+  const counted = () => body(registry.getRegistryStatistics());
+  const before = await counted();
+  const [on, off] = [berth.unique('counted'), berth.unique('counted')];
+  await registry.create({ deviceId: on });
+  await registry.create({ deviceId: off, status: 'disabled' });
+  assert.deepEqual(await counted(), {
+    totalDeviceCount: before.totalDeviceCount + 2,
+    enabledDeviceCount: before.enabledDeviceCount + 1,
+    disabledDeviceCount: before.disabledDeviceCount + 1,
+  });
+  const listed = (await body(registry.list())).map((d) => d.deviceId);
+  assert.ok(listed.includes(on) && listed.includes(off));
+});
+
+test('an operator changes a device\'s twin only as it was seen', async () => {
+  const deviceId = berth.unique('twin');
+  await registry.create({ deviceId });
+  const twin = await body(registry.getTwin(deviceId));
+  const stale = await body(registry.getTwin(deviceId));
+  const { result: changed } = await twin.update({ tags: { site: 'north' }, properties: { desired: { rate: 1, old: true } } });
+  assert.deepEqual([changed.tags.site, changed.properties.desired.rate, changed.properties.desired.$version], ['north', 1, 2]);
+  await assert.rejects(stale.update({ tags: { site: 'south' } }), (err) => err.name === 'InvalidEtagError' && refusedWith(412)(err));
+  await stale.get();
+  assert.equal(stale.etag, twin.etag);
+  const { result: again } = await stale.update({ properties: { desired: { old: null } } });
+  assert.deepEqual([again.tags.site, again.properties.desired.rate, again.properties.desired.old], ['north', 1, undefined]);
+});
