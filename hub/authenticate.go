@@ -13,11 +13,12 @@ import (
 	"github.com/berth-iot/berth/errs"
 )
 
-// An Attempt is someone claiming to be a device.
+// An Attempt is someone claiming to be a device or a module.
 type Attempt struct {
 	Host       Host
-	ID         device.ID       // who they claim to be
-	Device     *Device         // the identity under that ID, nil when there is none
+	At         Place           // who they claim to be
+	Identity   *Identity       // what is registered there, nil when there is nothing
+	Device     *Identity       // the device: Identity itself, or that of the module's device
 	Policies   []access.Policy // of the hub
 	Credential attest.Credential
 	Now        time.Time
@@ -26,10 +27,11 @@ type Attempt struct {
 // skew is how far a device's clock may be behind ours.
 const skew = 5 * time.Minute
 
-// AuthenticateDevice judges an attempt. A device proves itself by a SAS token
-// made with one of its keys, or by a certificate with one of its thumbprints;
-// a token made with the key of a hub policy that has DeviceConnect speaks for
-// any device. A disabled device is refused after that.
+// AuthenticateDevice judges an attempt. A device or a module proves itself by a
+// SAS token made with one of its keys, or by a certificate with one of its
+// thumbprints; a token made with the key of a hub policy that has DeviceConnect
+// speaks for any of them. A disabled device is refused after that, and its modules
+// are.
 //
 // What a stranger is told depends only on what they presented, until they
 // proved to hold a key: the same words refuse an unknown device and a known one
@@ -61,7 +63,7 @@ func (a Attempt) byPolicy() bool {
 // byCertificate: where both were presented, the kind of device decides.
 func (a Attempt) byCertificate() bool {
 	return a.Credential.Token == nil ||
-		len(a.Credential.Chain) > 0 && a.Device != nil && a.Device.Auth.Type == AuthSelfSigned
+		len(a.Credential.Chain) > 0 && a.Identity != nil && a.Identity.Auth.Type == AuthSelfSigned
 }
 
 func (a Attempt) judgePolicyToken(v *attest.Verdict) {
@@ -82,15 +84,15 @@ func (a Attempt) judgeDeviceToken(v *attest.Verdict) {
 	token := *a.Credential.Token
 	refusal := denied(errs.CodeUnauthorizedAccess, "the token was not made with a key of this device")
 	switch {
-	case a.Device == nil:
-		v.Refuse(refusal, "device", "there is no device %q at %s", a.ID, a.Host.Name)
+	case a.Identity == nil:
+		v.Refuse(refusal, "device", "there is no device %q at %s", a.At, a.Host.Name)
 		return
-	case a.Device.Auth.Type != AuthSAS:
-		v.Refuse(refusal, "authentication type", "a SAS token was presented, the device's type is %s", a.Device.Auth.Type)
+	case a.Identity.Auth.Type != AuthSAS:
+		v.Refuse(refusal, "authentication type", "a SAS token was presented, the device's type is %s", a.Identity.Auth.Type)
 		return
-	case token.SignedBy(a.Device.Auth.Keys.Primary.Bytes()):
+	case token.SignedBy(a.Identity.Auth.Keys.Primary.Bytes()):
 		v.Saw("signature", "made with the primary key")
-	case token.SignedBy(a.Device.Auth.Keys.Secondary.Bytes()):
+	case token.SignedBy(a.Identity.Auth.Keys.Secondary.Bytes()):
 		v.Saw("signature", "made with the secondary key")
 	default:
 		v.Refuse(refusal, "signature", "made with neither key of the device")
@@ -98,7 +100,7 @@ func (a Attempt) judgeDeviceToken(v *attest.Verdict) {
 	}
 	if !a.covered(token.Resource) {
 		v.Refuse(denied(errs.CodeUnauthorizedAccess, "the token is for another resource"),
-			"audience", "the token is for %q, not for device %q at %s", token.Resource, a.ID, a.Host.Name)
+			"audience", "the token is for %q, not for device %q at %s", token.Resource, a.At, a.Host.Name)
 		return
 	}
 	v.Saw("audience", "the token is for %q", token.Resource)
@@ -124,11 +126,11 @@ func (a Attempt) judgeCertificate(v *attest.Verdict) {
 	sha1, sha256 := attest.ThumbprintSHA1(leaf.Raw), attest.Thumbprint(leaf.Raw)
 	refusal := denied(errs.CodeDeviceUnauthorized,
 		"the client certificate with SHA-1 thumbprint %s and SHA-256 thumbprint %s is not registered for this device", sha1, sha256)
-	if a.Device == nil {
-		v.Refuse(refusal, "device", "there is no device %q at %s", a.ID, a.Host.Name)
+	if a.Identity == nil {
+		v.Refuse(refusal, "device", "there is no device %q at %s", a.At, a.Host.Name)
 		return
 	}
-	auth := a.Device.Auth
+	auth := a.Identity.Auth
 	if auth.Type != AuthSelfSigned {
 		v.Refuse(refusal, "authentication type", "a certificate was presented, the device's type is %s", auth.Type)
 		return
@@ -145,8 +147,8 @@ func (a Attempt) judgeCertificate(v *attest.Verdict) {
 
 func (a Attempt) judgeStatus(v *attest.Verdict) {
 	switch {
-	case a.Device == nil:
-		v.Refuse(notFound(a.ID), "device", "there is no device %q at %s", a.ID, a.Host.Name)
+	case a.Identity == nil || a.Device == nil:
+		v.Refuse(notFound(a.At), "device", "there is no device %q at %s", a.At, a.Host.Name)
 	case a.Device.Disabled:
 		v.Refuse(errs.New(errs.Forbidden, errs.CodeDeviceDisabled, "The device is disabled"),
 			"status", "the device is disabled: %q", a.Device.StatusReason)
@@ -156,7 +158,11 @@ func (a Attempt) judgeStatus(v *attest.Verdict) {
 }
 
 func (a Attempt) covered(resource string) bool {
-	return a.Host.covers(resource, "/devices/"+string(a.ID))
+	path := "/devices/" + string(a.At.ID)
+	if a.At.Module != "" {
+		path += "/modules/" + string(a.At.Module)
+	}
+	return a.Host.covers(resource, path)
 }
 
 func denied(code errs.Code, format string, args ...any) *errs.Error {
@@ -165,36 +171,45 @@ func denied(code errs.Code, format string, args ...any) *errs.Error {
 
 // A Sender is a device that proved itself, or a program that may speak for it.
 type Sender struct {
-	Hub          string
-	ID           device.ID
+	Place
 	GenerationID string
 	// Method is how it proved itself, in the JSON form of the message property
 	// iothub-connection-auth-method.
 	Method string
 }
 
-// Authenticate lets a device in, or says why not: the error's cause is the
-// decision's last finding.
-func (s *Service) Authenticate(ctx context.Context, h Host, id device.ID, credential attest.Credential) (Sender, error) {
-	d, err := s.device(ctx, h.Name, id)
+// Authenticate lets a device in, or one of its modules where module is not empty,
+// or says why not: the error's cause is the decision's last finding.
+func (s *Service) Authenticate(ctx context.Context, h Host, id, module device.ID, credential attest.Credential) (Sender, error) {
+	at := Place{Hub: h.Name, ID: id, Module: module}
+	d, err := s.identityAt(ctx, at)
 	if err != nil && errs.KindOf(err) != errs.NotFound {
 		return Sender{}, err
+	}
+	of := d
+	if d != nil && module != "" {
+		if of, err = s.identityAt(ctx, at.Device()); err != nil && errs.KindOf(err) != errs.NotFound {
+			return Sender{}, err
+		}
 	}
 	policies, err := s.policies.Policies(ctx, access.HubOwner(h.Name))
 	if err != nil {
 		return Sender{}, fmt.Errorf("reading the policies of %s: %w", h.Name, err)
 	}
-	a := Attempt{Host: h, ID: id, Device: d, Policies: policies, Credential: credential, Now: s.now()}
+	a := Attempt{Host: h, At: at, Identity: d, Device: of, Policies: policies, Credential: credential, Now: s.now()}
 	v := AuthenticateDevice(a)
 	if !v.Accepted() {
 		last := v.Findings[len(v.Findings)-1]
 		return Sender{}, v.Refusal.WithCause(fmt.Errorf("%s: %s", last.Check, last.Detail))
 	}
-	return Sender{h.Name, id, d.GenerationID, a.method()}, nil
+	return Sender{d.Place, d.GenerationID, a.method()}, nil
 }
 
 func (a Attempt) method() string {
 	scope, kind := "device", "sas"
+	if a.At.Module != "" {
+		scope = "module"
+	}
 	switch {
 	case a.byPolicy():
 		scope = "hub"

@@ -55,7 +55,7 @@ func token(t *testing.T, k byte, resource string, expiry time.Time, policy strin
 // certificates, a policy with keys 3 and 4 that may speak for devices and one
 // with keys 5 and 6 that may not.
 var (
-	sasDevice = &hub.Device{Hub: host, ID: "d1", GenerationID: "638", Auth: hub.Authentication{Type: hub.AuthSAS, Keys: keys(1, 2)}}
+	sasDevice = &hub.Identity{Place: hub.Place{Hub: host, ID: "d1"}, GenerationID: "638", Auth: hub.Authentication{Type: hub.AuthSAS, Keys: keys(1, 2)}}
 	testHost  = hub.Host{Name: host, Aliases: []string{"hub1.device.example", "gateway.example"}}
 	policies  = []access.Policy{
 		{Name: "device", Primary: key(3), Secondary: key(4), Rights: access.HubDeviceConnect},
@@ -64,8 +64,8 @@ var (
 	}
 )
 
-func judge(d *hub.Device, id device.ID, c attest.Credential) attest.Verdict {
-	return hub.AuthenticateDevice(hub.Attempt{Host: testHost, ID: id, Device: d, Policies: policies, Credential: c, Now: t0})
+func judge(d *hub.Identity, id device.ID, c attest.Credential) attest.Verdict {
+	return hub.AuthenticateDevice(hub.Attempt{Host: testHost, At: hub.Place{Hub: host, ID: id}, Identity: d, Device: d, Policies: policies, Credential: c, Now: t0})
 }
 
 func wantAccepted(t *testing.T, what string, v attest.Verdict) {
@@ -120,7 +120,7 @@ func TestTokensOfDevices(t *testing.T) {
 	const notOurs = "Unauthorized: the token was not made with a key of this device"
 	for _, c := range []struct {
 		name      string
-		device    *hub.Device
+		device    *hub.Identity
 		id        device.ID
 		token     *sas.Token
 		check     string
@@ -131,8 +131,8 @@ func TestTokensOfDevices(t *testing.T) {
 		{"a policy's key without its name", sasDevice, "d1", token(t, 3, host, later, ""), "signature", notOurs, true},
 		{"another key, expired", sasDevice, "d1", token(t, 9, host, t0.Add(-time.Hour), ""), "signature", notOurs, true},
 		{"no such device", nil, "d1", token(t, 1, host, later, ""), "device", notOurs, true},
-		{"a device with certificates", &hub.Device{Auth: hub.Authentication{Type: hub.AuthSelfSigned}}, "d1", token(t, 1, host, later, ""), "authentication type", notOurs, true},
-		{"a device without keys", &hub.Device{Auth: hub.Authentication{Type: hub.AuthSAS}}, "d1", token(t, 1, host, later, ""), "signature", notOurs, true},
+		{"a device with certificates", &hub.Identity{Auth: hub.Authentication{Type: hub.AuthSelfSigned}}, "d1", token(t, 1, host, later, ""), "authentication type", notOurs, true},
+		{"a device without keys", &hub.Identity{Auth: hub.Authentication{Type: hub.AuthSAS}}, "d1", token(t, 1, host, later, ""), "signature", notOurs, true},
 		{"expired", sasDevice, "d1", token(t, 1, host, t0.Add(-5*time.Minute), ""), "expiry", "Unauthorized: the token expired at 2026-03-01T11:55:00Z", false},
 		{"another device", sasDevice, "d1", token(t, 1, host+"/devices/d2", later, ""), "audience", "Unauthorized: the token is for another resource", false},
 		{"a device whose name goes on", sasDevice, "d1", token(t, 1, host+"/devices/d11", later, ""), "audience", "Unauthorized: the token is for another resource", false},
@@ -156,8 +156,8 @@ func TestTokensOfDevices(t *testing.T) {
 
 func TestTokensOfPolicies(t *testing.T) {
 	later := t0.Add(time.Hour)
-	selfSigned := &hub.Device{Hub: host, ID: "d1", Auth: hub.Authentication{Type: hub.AuthSelfSigned, PrimaryThumbprint: strings.Repeat("0", 64)}}
-	for _, d := range []*hub.Device{sasDevice, selfSigned} {
+	selfSigned := &hub.Identity{Place: hub.Place{Hub: host, ID: "d1"}, Auth: hub.Authentication{Type: hub.AuthSelfSigned, PrimaryThumbprint: strings.Repeat("0", 64)}}
+	for _, d := range []*hub.Identity{sasDevice, selfSigned} {
 		for _, resource := range []string{host, host + "/devices", host + "/devices/d1"} {
 			wantAccepted(t, resource, judge(d, "d1", attest.Credential{Token: token(t, 4, resource, later, "Device")}))
 		}
@@ -185,8 +185,8 @@ func TestTokensOfPolicies(t *testing.T) {
 
 func TestCertificates(t *testing.T) {
 	own, spare, stranger := certificate(t, "d1"), certificate(t, "d1"), certificate(t, "d1")
-	pinned := func(primary, secondary string) *hub.Device {
-		return &hub.Device{Auth: hub.Authentication{Type: hub.AuthSelfSigned, PrimaryThumbprint: primary, SecondaryThumbprint: secondary}}
+	pinned := func(primary, secondary string) *hub.Identity {
+		return &hub.Identity{Auth: hub.Authentication{Type: hub.AuthSelfSigned, PrimaryThumbprint: primary, SecondaryThumbprint: secondary}}
 	}
 	d := pinned(attest.Thumbprint(own.Raw), strings.ToLower(attest.ThumbprintSHA1(spare.Raw)))
 	show := func(chain ...*x509.Certificate) attest.Credential { return attest.Credential{Chain: chain} }
@@ -202,7 +202,7 @@ func TestCertificates(t *testing.T) {
 		" and SHA-256 thumbprint " + attest.Thumbprint(stranger.Raw) + " is not registered for this device"
 	for _, c := range []struct {
 		name   string
-		device *hub.Device
+		device *hub.Identity
 		chain  []*x509.Certificate
 		check  string
 	}{
@@ -266,17 +266,17 @@ func TestAuthenticate(t *testing.T) {
 		{"d1", attest.Credential{Token: token(t, 3, host, later, "device")}, `{"scope":"hub","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}`},
 		{"d2", attest.Credential{Chain: []*x509.Certificate{cert}}, `{"scope":"device","type":"x509","issuer":"iothub","acceptingIpFilterRule":null}`},
 	} {
-		from, err := s.Authenticate(t.Context(), testHost, c.id, c.credential)
+		from, err := s.Authenticate(t.Context(), testHost, c.id, "", c.credential)
 		if err != nil || from.ID != c.id || from.Hub != host || from.GenerationID == "" || from.Method != c.method {
 			t.Errorf("%+v, %v", from, err)
 		}
 	}
-	_, err := s.Authenticate(t.Context(), testHost, "d1", attest.Credential{Chain: []*x509.Certificate{cert}})
+	_, err := s.Authenticate(t.Context(), testHost, "d1", "", attest.Credential{Chain: []*x509.Certificate{cert}})
 	if errs.KindOf(err) != errs.Denied || !strings.Contains(err.Error(), "the device's type is sas") ||
 		strings.Contains(errs.Public(err).Message, "type") {
 		t.Errorf("the log reads %q, the stranger %q", err, errs.Public(err).Message)
 	}
-	if _, err := s.Authenticate(t.Context(), testHost, "d3", attest.Credential{Token: token(t, 1, host, later, "")}); errs.KindOf(err) != errs.Denied {
+	if _, err := s.Authenticate(t.Context(), testHost, "d3", "", attest.Credential{Token: token(t, 1, host, later, "")}); errs.KindOf(err) != errs.Denied {
 		t.Errorf("an unknown device: %v", err)
 	}
 }

@@ -54,11 +54,11 @@ func (s *Service) Send(ctx context.Context, caller access.Caller, hub string, id
 	if err != nil {
 		return "", err
 	}
-	err = s.changeQueue(ctx, Place{hub, id}, func(q *queue) error { return q.add(sent) })
+	err = s.changeQueue(ctx, Place{Hub: hub, ID: id}, func(q *queue) error { return q.add(sent) })
 	if err != nil {
 		return "", fmt.Errorf("sending to device %q of %s: %w", id, hub, err)
 	}
-	s.Wake(Place{hub, id})
+	s.Wake(Place{Hub: hub, ID: id})
 	return sent.System[messageID], nil
 }
 
@@ -151,7 +151,7 @@ func (m *CloudMessage) Topic(id device.ID) string {
 func (s *Service) changeQueue(ctx context.Context, at Place, do func(*queue) error) error {
 	return s.queues.ChangeQueue(ctx, at, func(generation string, messages []*CloudMessage) (QueueChange, error) {
 		if generation == "" {
-			return QueueChange{}, notFound(at.ID)
+			return QueueChange{}, notFound(at)
 		}
 		q := openQueue(at, generation, messages, s.now())
 		if err := do(q); err != nil {
@@ -163,9 +163,9 @@ func (s *Service) changeQueue(ctx context.Context, at Place, do func(*queue) err
 
 // ownQueue is changeQueue for the device itself.
 func (s *Service) ownQueue(ctx context.Context, from Sender, do func(*queue) error) error {
-	err := s.changeQueue(ctx, Place{from.Hub, from.ID}, func(q *queue) error {
+	err := s.changeQueue(ctx, from.Place, func(q *queue) error {
 		if q.generation != from.GenerationID {
-			return notFound(from.ID) // another one has its name now
+			return notFound(from.Place) // another one has its name now
 		}
 		return do(q)
 	})
@@ -197,7 +197,7 @@ func (s *Service) Deliver(ctx context.Context, from Sender, after uint64) (*Clou
 }
 
 func (s *Service) take(ctx context.Context, from Sender, choose func(*queue) *CloudMessage) (*CloudMessage, error) {
-	at := Place{from.Hub, from.ID}
+	at := from.Place
 	for {
 		// Most queues are empty most of the time, and to see that takes no write.
 		waiting, err := s.Waiting(ctx, from.Hub, from.ID, from.ID)
@@ -241,7 +241,7 @@ func (s *Service) Purge(ctx context.Context, caller access.Caller, hub string, i
 	if err := caller.Require(access.ServiceConnect); err != nil {
 		return 0, err
 	}
-	err = s.changeQueue(ctx, Place{hub, id}, func(q *queue) error { purged = q.purge(); return nil })
+	err = s.changeQueue(ctx, Place{Hub: hub, ID: id}, func(q *queue) error { purged = q.purge(); return nil })
 	if err != nil {
 		return 0, fmt.Errorf("purging the queue of device %q of %s: %w", id, hub, err)
 	}

@@ -60,11 +60,11 @@ func TestWhatMayBeSentToADevice(t *testing.T) {
 func TestMessagesEndWithTheirDevice(t *testing.T) {
 	s, m := open(t)
 	provision(t, s, first)
-	d, err := m.Device(t.Context(), host, "d1")
+	d, err := m.Identity(t.Context(), hub.Place{Hub: host, ID: "d1"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	from := hub.Sender{Hub: host, ID: "d1", GenerationID: d.GenerationID}
+	from := hub.Sender{Place: hub.Place{Hub: host, ID: "d1"}, GenerationID: d.GenerationID}
 	send := func() {
 		t.Helper()
 		if _, err := s.Send(t.Context(), owner, host, "d1", hub.CloudMessage{Ack: hub.AckFull}); err != nil {
@@ -76,7 +76,7 @@ func TestMessagesEndWithTheirDevice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.DeleteDevice(t.Context(), owner, host, "d1", nil); err != nil {
+	if err := s.Delete(t.Context(), owner, hub.Place{Hub: host, ID: "d1"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	provision(t, s, first)

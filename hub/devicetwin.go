@@ -13,19 +13,19 @@ import (
 // DeviceTwin returns the twin of a device that asks for its own: what it may see
 // are the desired and reported properties with their versions.
 func (s *Service) DeviceTwin(ctx context.Context, from Sender) (*Twin, error) {
-	d, err := s.device(ctx, from.Hub, from.ID)
+	d, err := s.identityAt(ctx, from.Place)
 	if err != nil {
 		return nil, err
 	}
 	if err := from.is(d); err != nil {
 		return nil, err
 	}
-	t, err := s.registry.Twin(ctx, from.Hub, from.ID)
+	t, err := s.registry.Twin(ctx, from.Place)
 	if errs.KindOf(err) == errs.NotFound {
-		return nil, notFound(from.ID)
+		return nil, notFound(from.Place)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the twin of %q of %s: %w", from.ID, from.Hub, err)
+		return nil, fmt.Errorf("reading the twin of %q of %s: %w", from, from.Hub, err)
 	}
 	s.learnt(Place{Hub: from.Hub, ID: from.ID}, t)
 	return t, nil
@@ -40,10 +40,10 @@ func (s *Service) PatchReported(ctx context.Context, from Sender, patch json.Raw
 		return 0, invalid("properties.reported is not a JSON object")
 	}
 	var now int64
-	err := s.registry.Change(ctx, from.Hub, from.ID, func(d *Device, t *Twin) (*Device, *Twin, error) {
+	err := s.registry.Change(ctx, from.Place, func(d *Identity, t *Twin) (*Identity, *Twin, error) {
 		switch {
 		case d == nil || t == nil:
-			return nil, nil, notFound(from.ID)
+			return nil, nil, notFound(from.Place)
 		case version != nil && *version != t.ReportedVersion:
 			return nil, nil, errs.New(errs.Precondition, errs.CodePreconditionFailed, "Precondition failed: the reported properties have version %d", t.ReportedVersion)
 		}
@@ -65,16 +65,16 @@ func (s *Service) PatchReported(ctx context.Context, from Sender, patch json.Raw
 		return d, &next, nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("writing the reported properties of %q of %s: %w", from.ID, from.Hub, err)
+		return 0, fmt.Errorf("writing the reported properties of %q of %s: %w", from, from.Hub, err)
 	}
 	return now, nil
 }
 
 // is refuses a sender whose identity was deleted since it proved itself, also when
 // another one has its name now.
-func (from Sender) is(d *Device) error {
+func (from Sender) is(d *Identity) error {
 	if d.GenerationID != from.GenerationID {
-		return notFound(from.ID)
+		return notFound(from.Place)
 	}
 	return nil
 }

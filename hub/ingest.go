@@ -18,6 +18,7 @@ const (
 // "iothub-". What a device sends under these names is replaced.
 const (
 	connectionDeviceID     = "connection-device-id"
+	connectionModuleID     = "connection-module-id"
 	connectionGenerationID = "connection-auth-generation-id"
 	connectionAuthMethod   = "connection-auth-method"
 	messageSource          = "message-source"
@@ -68,12 +69,16 @@ func (s *Service) received(from Sender, messages []Message) ([]*Message, error) 
 			system = make(map[string]string)
 		}
 		system[connectionDeviceID] = string(from.ID)
+		delete(system, connectionModuleID)
+		if from.Module != "" {
+			system[connectionModuleID] = string(from.Module)
+		}
 		system[connectionGenerationID] = from.GenerationID
 		system[connectionAuthMethod] = from.Method
 		system[messageSource] = "Telemetry"
 		system[enqueuedTime] = now.UTC().Format("2006-01-02T15:04:05.0000000Z")
 		kept[i] = &Message{
-			Hub: from.Hub, DeviceID: from.ID, Enqueued: now,
+			Hub: from.Hub, DeviceID: from.ID, ModuleID: from.Module, Enqueued: now,
 			System: system, Properties: m.Properties, Body: m.Body,
 		}
 	}

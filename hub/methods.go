@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/berth-iot/berth/access"
-	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
 )
 
@@ -75,22 +74,22 @@ func contains(set string, c rune) bool {
 	return false
 }
 
-// Invoke calls a direct method of a device and returns its answer. It takes
+// Invoke calls a direct method of a device or a module and returns its answer. It takes
 // ServiceConnect.
 //
 // Errors: errs.NotFound with the code of a device that is not online, or of one
 // that does not exist; errs.Unavailable with that of one that does not answer.
-func (s *Service) Invoke(ctx context.Context, caller access.Caller, hub string, id device.ID, m Method) (MethodResult, error) {
+func (s *Service) Invoke(ctx context.Context, caller access.Caller, at Place, m Method) (MethodResult, error) {
 	if err := caller.Require(access.ServiceConnect); err != nil {
 		return MethodResult{}, err
 	}
 	if err := m.check(); err != nil {
 		return MethodResult{}, err
 	}
-	if _, err := s.device(ctx, hub, id); err != nil {
+	if _, err := s.identityAt(ctx, at); err != nil {
 		return MethodResult{}, err
 	}
-	status, payload, err := s.callOnceConnected(ctx, Place{Hub: hub, ID: id}, m)
+	status, payload, err := s.callOnceConnected(ctx, at, m)
 	switch {
 	case errors.Is(err, ErrUnreachable):
 		return MethodResult{}, errs.New(errs.Unavailable, errs.CodeServiceUnavailable, "The device may be connected to a server that cannot be reached.").WithCause(err)

@@ -198,7 +198,7 @@ func (s *Service) Recheck(ctx context.Context) error {
 func (s *Service) check(ctx context.Context, at Place, c *connection) (*Twin, error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	d, err := s.registry.Device(ctx, at.Hub, at.ID)
+	d, err := s.registry.Identity(ctx, at)
 	switch {
 	case errs.KindOf(err) == errs.NotFound || err == nil && d.GenerationID != c.generation:
 		c.link.Close(ErrDeleted)
@@ -211,7 +211,7 @@ func (s *Service) check(ctx context.Context, at Place, c *connection) (*Twin, er
 	case s.peers == nil:
 		return nil, nil
 	}
-	t, err := s.registry.Twin(ctx, at.Hub, at.ID)
+	t, err := s.registry.Twin(ctx, at)
 	if err != nil {
 		return nil, fmt.Errorf("reading the twin of %q of %s, which is connected: %w", at.ID, at.Hub, err)
 	}

@@ -25,7 +25,7 @@ import (
 type installation struct {
 	t        *testing.T
 	servers  [2]*server
-	identity *hub.Device
+	identity *hub.Identity
 }
 
 // A server is one of them, and what it tells the other.
@@ -166,7 +166,7 @@ func together(t *testing.T, story func(t *testing.T, i *installation, a, b *serv
 
 func (i *installation) create() {
 	i.t.Helper()
-	d, err := i.servers[0].PutDevice(i.t.Context(), owner, host, "d1", hub.DeviceSpec{Auth: hub.Authentication{Type: hub.AuthSAS}}, nil)
+	d, err := i.servers[0].PutDevice(i.t.Context(), owner, hub.Place{Hub: host, ID: "d1"}, hub.DeviceSpec{Auth: hub.Authentication{Type: hub.AuthSAS}}, nil)
 	if err != nil {
 		i.t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func (i *installation) create() {
 }
 
 func (i *installation) sender() hub.Sender {
-	return hub.Sender{Hub: host, ID: "d1", GenerationID: i.identity.GenerationID}
+	return hub.Sender{Place: hub.Place{Hub: host, ID: "d1"}, GenerationID: i.identity.GenerationID}
 }
 
 // connect connects the device, and does not tell the other server yet.
@@ -191,7 +191,7 @@ func pass(d time.Duration) { <-time.After(d) }
 
 func (i *installation) change(s *server, desired string) {
 	i.t.Helper()
-	if _, _, err := s.PatchTwin(i.t.Context(), owner, host, "d1", hub.TwinChange{Desired: json.RawMessage(desired)}, nil); err != nil {
+	if _, _, err := s.PatchTwin(i.t.Context(), owner, hub.Place{Hub: host, ID: "d1"}, hub.TwinChange{Desired: json.RawMessage(desired)}, nil); err != nil {
 		i.t.Fatal(err)
 	}
 }
@@ -214,7 +214,7 @@ func (i *installation) hears(w *wire, versions ...int64) {
 
 func TestMethodsReachOtherServers(t *testing.T) {
 	together(t, func(t *testing.T, i *installation, a, b *server) {
-		call := func(m hub.Method) (hub.MethodResult, error) { return a.Invoke(t.Context(), owner, host, "d1", m) }
+		call := func(m hub.Method) (hub.MethodResult, error) { return a.Invoke(t.Context(), owner, hub.Place{Hub: host, ID: "d1"}, m) }
 		_, err := call(hub.Method{Name: "reboot"})
 		wantCode(t, "a device that is nowhere", err, errs.CodeDeviceNotOnline)
 		w := i.connect(b, "b")
@@ -253,7 +253,7 @@ func TestMethodsWaitForDevicesThatConnectElsewhere(t *testing.T) {
 		for range 3 {
 			go func() {
 				began := time.Now()
-				_, err := a.Invoke(t.Context(), owner, host, "d1", hub.Method{Name: "reboot", Payload: json.RawMessage("1"), Connect: time.Minute})
+				_, err := a.Invoke(t.Context(), owner, hub.Place{Hub: host, ID: "d1"}, hub.Method{Name: "reboot", Payload: json.RawMessage("1"), Connect: time.Minute})
 				outcomes <- outcome{time.Since(began), err}
 			}()
 		}
@@ -267,7 +267,7 @@ func TestMethodsWaitForDevicesThatConnectElsewhere(t *testing.T) {
 	together(t, func(t *testing.T, i *installation, a, b *server) {
 		a.dead = true
 		began := time.Now()
-		_, err := a.Invoke(t.Context(), owner, host, "d1", hub.Method{Name: "reboot", Connect: time.Minute})
+		_, err := a.Invoke(t.Context(), owner, hub.Place{Hub: host, ID: "d1"}, hub.Method{Name: "reboot", Connect: time.Minute})
 		wantCode(t, "nobody can be asked", err, errs.CodeServiceUnavailable)
 		if took := time.Since(began); took != time.Minute {
 			t.Errorf("after %v", took)
@@ -499,13 +499,13 @@ func TestOneConnectionIsLeft(t *testing.T) {
 func TestWhoIsCutOffElsewhere(t *testing.T) {
 	disable := func(i *installation, s *server) {
 		i.t.Helper()
-		if _, err := s.PutDevice(i.t.Context(), owner, host, "d1", hub.DeviceSpec{Disabled: true, Auth: i.identity.Auth}, always); err != nil {
+		if _, err := s.PutDevice(i.t.Context(), owner, hub.Place{Hub: host, ID: "d1"}, hub.DeviceSpec{Disabled: true, Auth: i.identity.Auth}, always); err != nil {
 			i.t.Error(err)
 		}
 	}
 	remove := func(i *installation, s *server) {
 		i.t.Helper()
-		if err := s.DeleteDevice(i.t.Context(), owner, host, "d1", nil); err != nil {
+		if err := s.Delete(i.t.Context(), owner, hub.Place{Hub: host, ID: "d1"}, nil); err != nil {
 			i.t.Error(err)
 		}
 	}

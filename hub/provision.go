@@ -65,13 +65,13 @@ func (s *Service) Provision(ctx context.Context, p Provisioning) error {
 	if p.Twin, err = p.Twin.checked(); err != nil {
 		return err
 	}
-	here := Place{p.Hub, p.DeviceID}
+	here := Place{Hub: p.Hub, ID: p.DeviceID}
 	if p.From == (Place{}) || p.From == here {
-		err = s.registry.Change(ctx, p.Hub, p.DeviceID, func(at *Device, twin *Twin) (*Device, *Twin, error) {
+		err = s.registry.Change(ctx, here, func(at *Identity, twin *Twin) (*Identity, *Twin, error) {
 			return s.settle(p, at, twin, nil, nil)
 		})
 	} else {
-		err = s.registry.Move(ctx, p.From, p.Hub, p.DeviceID, func(at *Device, twin *Twin, left *Device, leftTwin *Twin) (*Device, *Twin, error) {
+		err = s.registry.Move(ctx, p.From, here, func(at *Identity, twin *Twin, left *Identity, leftTwin *Twin) (*Identity, *Twin, error) {
 			return s.settle(p, at, twin, left, leftTwin)
 		})
 	}
@@ -83,7 +83,7 @@ func (s *Service) Provision(ctx context.Context, p Provisioning) error {
 
 // settle says what the identity and twin at the device's place become, given
 // those at it and those at the place it left, each nil when there is none.
-func (s *Service) settle(p Provisioning, at *Device, twin *Twin, left *Device, leftTwin *Twin) (*Device, *Twin, error) {
+func (s *Service) settle(p Provisioning, at *Identity, twin *Twin, left *Identity, leftTwin *Twin) (*Identity, *Twin, error) {
 	spec := DeviceSpec{IoTEdge: p.IoTEdge, Auth: p.authentication()}
 	if at != nil {
 		spec.Disabled, spec.StatusReason = at.Disabled, at.StatusReason
@@ -97,7 +97,7 @@ func (s *Service) settle(p Provisioning, at *Device, twin *Twin, left *Device, l
 	d := at
 	if at == nil || !at.says(spec) {
 		var err error
-		if d, err = s.identity(p.Hub, p.DeviceID, at, spec); err != nil {
+		if d, err = s.identity(Place{Hub: p.Hub, ID: p.DeviceID}, at, spec); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -150,7 +150,7 @@ func (p Provisioning) authentication() Authentication {
 }
 
 // says reports whether writing spec over d would change nothing.
-func (d *Device) says(spec DeviceSpec) bool {
+func (d *Identity) says(spec DeviceSpec) bool {
 	return d.Disabled == spec.Disabled && d.StatusReason == spec.StatusReason &&
 		d.IoTEdge == spec.IoTEdge && d.Auth.equal(spec.Auth)
 }

@@ -14,7 +14,7 @@ import (
 var (
 	initial = &hub.InitialTwin{Tags: json.RawMessage(`{"site":"a"}`), Desired: json.RawMessage(`{"rate":1}`)}
 	first   = hub.Provisioning{Hub: host, DeviceID: "d1", Keys: keys(1, 2), Twin: initial}
-	there   = hub.Place{"hub2.example", "d1"}
+	there   = hub.Place{Hub: "hub2.example", ID: "d1"}
 )
 
 func provision(t *testing.T, s *hub.Service, p hub.Provisioning) {
@@ -25,9 +25,9 @@ func provision(t *testing.T, s *hub.Service, p hub.Provisioning) {
 }
 
 // at returns what is at a place; nil, nil when nothing is.
-func at(t *testing.T, s *hub.Service, p hub.Place) (*hub.Device, *hub.Twin) {
+func at(t *testing.T, s *hub.Service, p hub.Place) (*hub.Identity, *hub.Twin) {
 	t.Helper()
-	d, twin, err := s.Twin(t.Context(), owner, p.Hub, p.ID)
+	d, twin, err := s.Twin(t.Context(), owner, p)
 	if err != nil && errs.KindOf(err) != errs.NotFound {
 		t.Fatal(err)
 	}
@@ -35,9 +35,9 @@ func at(t *testing.T, s *hub.Service, p hub.Place) (*hub.Device, *hub.Twin) {
 }
 
 // change lets the device and the operator have written to a twin and identity.
-func change(t *testing.T, m store, p hub.Place, f func(*hub.Device, *hub.Twin)) {
+func change(t *testing.T, m store, p hub.Place, f func(*hub.Identity, *hub.Twin)) {
 	t.Helper()
-	err := m.Change(t.Context(), p.Hub, p.ID, func(d *hub.Device, twin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+	err := m.Change(t.Context(), p, func(d *hub.Identity, twin *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 		if d == nil {
 			return nil, nil, errors.New("there is no device to change")
 		}
@@ -49,7 +49,7 @@ func change(t *testing.T, m store, p hub.Place, f func(*hub.Device, *hub.Twin)) 
 	}
 }
 
-func lived(_ *hub.Device, twin *hub.Twin) {
+func lived(_ *hub.Identity, twin *hub.Twin) {
 	twin.Reported, twin.ReportedVersion = json.RawMessage(`{"uptime":7}`), 5
 	twin.Desired, twin.DesiredVersion = json.RawMessage(`{"rate":2}`), 3
 	twin.Version = 9
@@ -60,7 +60,7 @@ func TestFirstAssignment(t *testing.T) {
 	p := first
 	p.Hub, p.IoTEdge = "Hub1.Example:8443", true
 	provision(t, s, p)
-	d, twin := at(t, s, hub.Place{host, "d1"})
+	d, twin := at(t, s, hub.Place{Hub: host, ID: "d1"})
 	if d == nil || d.Hub != host || d.Disabled || !d.IoTEdge || d.Auth.Type != hub.AuthSAS ||
 		!d.Auth.Keys.Primary.Equal(key(1)) || !d.Auth.Keys.Secondary.Equal(key(2)) {
 		t.Fatalf("%+v", d)
@@ -74,7 +74,7 @@ func TestThumbprintFillsBothSlots(t *testing.T) {
 	s, _ := open(t)
 	thumbprint := strings.Repeat("AB", 32)
 	provision(t, s, hub.Provisioning{Hub: host, DeviceID: "d1", Thumbprint: thumbprint})
-	d, _ := at(t, s, hub.Place{host, "d1"})
+	d, _ := at(t, s, hub.Place{Hub: host, ID: "d1"})
 	if d.Auth.Type != hub.AuthSelfSigned || d.Auth.PrimaryThumbprint != thumbprint || d.Auth.SecondaryThumbprint != thumbprint || !d.Auth.Keys.Primary.IsZero() {
 		t.Errorf("%+v", d.Auth)
 	}
@@ -84,12 +84,12 @@ func TestThumbprintFillsBothSlots(t *testing.T) {
 // device as it was.
 func TestAskingAgain(t *testing.T) {
 	s, m := open(t)
-	here := hub.Place{host, "d1"}
+	here := hub.Place{Hub: host, ID: "d1"}
 	provision(t, s, first)
 	change(t, m, here, lived)
 	before, twinBefore := at(t, s, here)
 
-	for _, from := range []hub.Place{{}, here, {"HUB1.example:443", "d1"}} {
+	for _, from := range []hub.Place{{}, here, {Hub: "HUB1.example:443", ID: "d1"}} {
 		p := first
 		p.From = from
 		provision(t, s, p)
@@ -132,7 +132,7 @@ func TestMove(t *testing.T) {
 			p.From, p.MigrateTwin = there, c.migrate
 			for range 2 { // the second time the caller had not heard of the first
 				provision(t, s, p)
-				d, twin := at(t, s, hub.Place{host, "d1"})
+				d, twin := at(t, s, hub.Place{Hub: host, ID: "d1"})
 				if d == nil || string(twin.Desired) != c.desired || string(twin.Reported) != c.reported || twin.Version != c.version {
 					t.Errorf("%+v %+v", d, twin)
 				}
@@ -148,12 +148,12 @@ func TestMoveToAnotherNameAtTheSameHub(t *testing.T) {
 	s, _ := open(t)
 	provision(t, s, first)
 	p := first
-	p.DeviceID, p.From, p.MigrateTwin = "D1", hub.Place{host, "d1"}, true
+	p.DeviceID, p.From, p.MigrateTwin = "D1", hub.Place{Hub: host, ID: "d1"}, true
 	provision(t, s, p)
-	if d, _ := at(t, s, hub.Place{host, "d1"}); d != nil {
+	if d, _ := at(t, s, hub.Place{Hub: host, ID: "d1"}); d != nil {
 		t.Error("the old name is still there")
 	}
-	if d, _ := at(t, s, hub.Place{host, "D1"}); d == nil {
+	if d, _ := at(t, s, hub.Place{Hub: host, ID: "D1"}); d == nil {
 		t.Error("the new name is not there")
 	}
 }
@@ -164,7 +164,7 @@ func TestMoveOntoALeftover(t *testing.T) {
 	for migrate, want := range map[bool]string{true: `{"rate":2}`, false: `{"rate":1}`} {
 		s, m := open(t)
 		provision(t, s, first)
-		leftover, _ := at(t, s, hub.Place{host, "d1"})
+		leftover, _ := at(t, s, hub.Place{Hub: host, ID: "d1"})
 		old := first
 		old.Hub = there.Hub
 		provision(t, s, old)
@@ -173,7 +173,7 @@ func TestMoveOntoALeftover(t *testing.T) {
 		p := first
 		p.From, p.MigrateTwin, p.Keys = there, migrate, keys(5, 6)
 		provision(t, s, p)
-		d, twin := at(t, s, hub.Place{host, "d1"})
+		d, twin := at(t, s, hub.Place{Hub: host, ID: "d1"})
 		if string(twin.Desired) != want || twin.Version != 10 || twin.DesiredVersion != 4 || twin.ReportedVersion != 6 ||
 			d.GenerationID != leftover.GenerationID || !d.Auth.Keys.Primary.Equal(key(5)) {
 			t.Errorf("migrate %v: %+v %+v", migrate, d, twin)
@@ -186,7 +186,7 @@ func TestMoveFromAPlaceThatIsEmpty(t *testing.T) {
 	p := first
 	p.From, p.MigrateTwin = there, true
 	provision(t, s, p)
-	if _, twin := at(t, s, hub.Place{host, "d1"}); twin == nil || string(twin.Desired) != `{"rate":1}` {
+	if _, twin := at(t, s, hub.Place{Hub: host, ID: "d1"}); twin == nil || string(twin.Desired) != `{"rate":1}` {
 		t.Errorf("%+v", twin)
 	}
 }
@@ -199,7 +199,7 @@ func TestArrivalFromAHubElsewhere(t *testing.T) {
 	p.Arrival = &hub.Arrival{Disabled: true, StatusReason: "stolen"}
 	for name, leftover := range map[string]bool{"to nothing": false, "to a leftover": true} {
 		s, m := open(t)
-		here := hub.Place{host, "d1"}
+		here := hub.Place{Hub: host, ID: "d1"}
 		version := int64(2)
 		if leftover {
 			provision(t, s, first)
@@ -225,10 +225,10 @@ func TestArrivalFromAHubElsewhere(t *testing.T) {
 
 // Registering again gets no device past the operator who disabled it.
 func TestDisabledStaysDisabled(t *testing.T) {
-	disable := func(d *hub.Device, _ *hub.Twin) { d.Disabled, d.StatusReason = true, "stolen" }
+	disable := func(d *hub.Identity, _ *hub.Twin) { d.Disabled, d.StatusReason = true, "stolen" }
 	check := func(t *testing.T, s *hub.Service, wantPrimary byte) {
 		t.Helper()
-		d, _ := at(t, s, hub.Place{host, "d1"})
+		d, _ := at(t, s, hub.Place{Hub: host, ID: "d1"})
 		if !d.Disabled || d.StatusReason != "stolen" || !d.Auth.Keys.Primary.Equal(key(wantPrimary)) {
 			t.Errorf("%+v", d)
 		}
@@ -239,7 +239,7 @@ func TestDisabledStaysDisabled(t *testing.T) {
 	t.Run("in place", func(t *testing.T) {
 		s, m := open(t)
 		provision(t, s, first)
-		change(t, m, hub.Place{host, "d1"}, disable)
+		change(t, m, hub.Place{Hub: host, ID: "d1"}, disable)
 		provision(t, s, again)
 		check(t, s, 3)
 	})
@@ -260,10 +260,10 @@ func TestDisabledStaysDisabled(t *testing.T) {
 func TestReasonOfTheOperatorStays(t *testing.T) {
 	s, m := open(t)
 	provision(t, s, first)
-	change(t, m, hub.Place{host, "d1"}, func(d *hub.Device, _ *hub.Twin) { d.StatusReason = "back from repair" })
-	before, _ := at(t, s, hub.Place{host, "d1"})
+	change(t, m, hub.Place{Hub: host, ID: "d1"}, func(d *hub.Identity, _ *hub.Twin) { d.StatusReason = "back from repair" })
+	before, _ := at(t, s, hub.Place{Hub: host, ID: "d1"})
 	provision(t, s, first)
-	if d, _ := at(t, s, hub.Place{host, "d1"}); d.StatusReason != "back from repair" || d.ETag != before.ETag {
+	if d, _ := at(t, s, hub.Place{Hub: host, ID: "d1"}); d.StatusReason != "back from repair" || d.ETag != before.ETag {
 		t.Errorf("%+v", d)
 	}
 }

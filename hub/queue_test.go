@@ -26,7 +26,7 @@ func (b *bench) do(f func(*queue)) {
 		c := *m
 		copies = append(copies, &c)
 	}
-	q := openQueue(Place{"hub1.example", "d1"}, "g1", copies, b.now)
+	q := openQueue(Place{Hub: "hub1.example", ID: "d1"}, "g1", copies, b.now)
 	f(q)
 	gone := map[uint64]bool{}
 	for _, sequence := range q.change.Remove {

@@ -103,21 +103,21 @@ type DeviceSpec struct {
 	Auth         Authentication
 }
 
-// Device returns an identity, keys included. It takes RegistryRead.
-func (s *Service) Device(ctx context.Context, caller access.Caller, hub string, id device.ID) (*Device, error) {
+// Identity returns an identity, keys included. It takes RegistryRead.
+func (s *Service) Identity(ctx context.Context, caller access.Caller, at Place) (*Identity, error) {
 	if err := caller.Require(access.RegistryRead); err != nil {
 		return nil, err
 	}
-	return s.device(ctx, hub, id)
+	return s.identityAt(ctx, at)
 }
 
-func (s *Service) device(ctx context.Context, hub string, id device.ID) (*Device, error) {
-	d, err := s.registry.Device(ctx, hub, id)
+func (s *Service) identityAt(ctx context.Context, at Place) (*Identity, error) {
+	d, err := s.registry.Identity(ctx, at)
 	if errs.KindOf(err) == errs.NotFound {
-		return nil, notFound(id)
+		return nil, notFound(at)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading device %q of %s: %w", id, hub, err)
+		return nil, fmt.Errorf("reading the identity of %q of %s: %w", at, at.Hub, err)
 	}
 	return d, nil
 }
@@ -127,7 +127,7 @@ const MaxDevices = 1000
 
 // Devices returns identities, keys included, ordered by ID: the first ones, up
 // to limit and [MaxDevices]. It takes RegistryRead.
-func (s *Service) Devices(ctx context.Context, caller access.Caller, hub string, limit int) ([]*Device, error) {
+func (s *Service) Devices(ctx context.Context, caller access.Caller, hub string, limit int) ([]*Identity, error) {
 	if err := caller.Require(access.RegistryRead); err != nil {
 		return nil, err
 	}
@@ -153,20 +153,20 @@ func (s *Service) Statistics(ctx context.Context, caller access.Caller, hub stri
 // PutDevice creates an identity, when there is no precondition, or replaces
 // what the operator may say about an existing one, when its entity tag
 // satisfies the precondition. It takes RegistryWrite.
-func (s *Service) PutDevice(ctx context.Context, caller access.Caller, hub string, id device.ID, spec DeviceSpec, ifMatch Precondition) (*Device, error) {
+func (s *Service) PutDevice(ctx context.Context, caller access.Caller, at Place, spec DeviceSpec, ifMatch Precondition) (*Identity, error) {
 	if err := caller.Require(access.RegistryWrite); err != nil {
 		return nil, err
 	}
 	if err := spec.check(); err != nil {
 		return nil, err
 	}
-	var put *Device
-	err := s.registry.Change(ctx, hub, id, func(old *Device, twin *Twin) (*Device, *Twin, error) {
+	var put *Identity
+	err := s.registry.Change(ctx, at, func(old *Identity, twin *Twin) (*Identity, *Twin, error) {
 		switch {
 		case old == nil && ifMatch != nil:
-			return nil, nil, notFound(id)
+			return nil, nil, notFound(at)
 		case old != nil && ifMatch == nil:
-			return nil, nil, errs.New(errs.Conflict, errs.CodeDeviceAlreadyExists, "A device with ID '%s' is already registered.", id)
+			return nil, nil, errs.New(errs.Conflict, errs.CodeDeviceAlreadyExists, "A device with ID '%s' is already registered.", at)
 		case old != nil && !ifMatch(old.ETag):
 			return nil, nil, preconditionFailed()
 		}
@@ -174,64 +174,65 @@ func (s *Service) PutDevice(ctx context.Context, caller access.Caller, hub strin
 			twin = s.freshTwin(nil)
 		}
 		var err error
-		put, err = s.identity(hub, id, old, spec)
+		put, err = s.identity(at, old, spec)
 		return put, twin, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("writing device %q of %s: %w", id, hub, err)
+		return nil, fmt.Errorf("writing device %q of %s: %w", at, at.Hub, err)
 	}
 	if put.Disabled {
-		s.cut(Place{hub, id}, NewsDisabled)
+		s.cut(at, NewsDisabled)
 	}
 	return put, nil
 }
 
-// DeleteDevice removes an identity, its twin and the messages to it, when its entity tag satisfies
-// the precondition. It takes RegistryWrite.
-func (s *Service) DeleteDevice(ctx context.Context, caller access.Caller, hub string, id device.ID, ifMatch Precondition) error {
+// Delete removes an identity and its twin, and with a device its modules and the
+// messages to it, when its entity tag satisfies the precondition. It takes
+// RegistryWrite.
+func (s *Service) Delete(ctx context.Context, caller access.Caller, at Place, ifMatch Precondition) error {
 	if err := caller.Require(access.RegistryWrite); err != nil {
 		return err
 	}
-	err := s.registry.Change(ctx, hub, id, func(old *Device, _ *Twin) (*Device, *Twin, error) {
+	err := s.registry.Change(ctx, at, func(old *Identity, _ *Twin) (*Identity, *Twin, error) {
 		switch {
 		case old == nil:
-			return nil, nil, notFound(id)
+			return nil, nil, notFound(at)
 		case ifMatch != nil && !ifMatch(old.ETag):
 			return nil, nil, preconditionFailed()
 		}
 		return nil, nil, nil
 	})
 	if err != nil {
-		return fmt.Errorf("deleting device %q of %s: %w", id, hub, err)
+		return fmt.Errorf("deleting %q of %s: %w", at, at.Hub, err)
 	}
-	s.cut(Place{hub, id}, NewsDeleted)
+	s.cut(at, NewsDeleted)
 	return nil
 }
 
-// Twin returns a device's twin and the identity that its document repeats parts
-// of. It takes ServiceConnect.
-func (s *Service) Twin(ctx context.Context, caller access.Caller, hub string, id device.ID) (*Device, *Twin, error) {
+// Twin returns a twin and the identity that its document repeats parts of. It
+// takes ServiceConnect.
+func (s *Service) Twin(ctx context.Context, caller access.Caller, at Place) (*Identity, *Twin, error) {
 	if err := caller.Require(access.ServiceConnect); err != nil {
 		return nil, nil, err
 	}
-	d, err := s.device(ctx, hub, id)
+	d, err := s.identityAt(ctx, at)
 	if err != nil {
 		return nil, nil, err
 	}
-	twin, err := s.registry.Twin(ctx, hub, id)
+	twin, err := s.registry.Twin(ctx, at)
 	if errs.KindOf(err) == errs.NotFound {
-		return nil, nil, notFound(id) // deleted since the line before
+		return nil, nil, notFound(at) // deleted since the line before
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("reading the twin of %q of %s: %w", id, hub, err)
+		return nil, nil, fmt.Errorf("reading the twin of %q of %s: %w", at, at.Hub, err)
 	}
 	return d, twin, nil
 }
 
 // identity returns what old, nil for a new device, becomes when spec is written
 // over it.
-func (s *Service) identity(hub string, id device.ID, old *Device, spec DeviceSpec) (*Device, error) {
-	d := &Device{Hub: hub, ID: id, GenerationID: generationID(s.now())}
+func (s *Service) identity(at Place, old *Identity, spec DeviceSpec) (*Identity, error) {
+	d := &Identity{Place: at, GenerationID: generationID(s.now())}
 	if old != nil {
 		d.GenerationID, d.StatusUpdated = old.GenerationID, old.StatusUpdated
 	}
@@ -328,9 +329,13 @@ func invalid(format string, args ...any) error {
 	return errs.New(errs.Invalid, errs.CodeArgumentInvalid, format, args...)
 }
 
-// notFound carries the device ID alone: clients show the text as it is.
-func notFound(id device.ID) *errs.Error {
-	return errs.New(errs.NotFound, errs.CodeDeviceNotFound, "%s", id)
+// notFound carries the ID alone: clients show the text as it is.
+func notFound(at Place) *errs.Error {
+	code := errs.CodeDeviceNotFound
+	if at.Module != "" {
+		code = errs.CodeModuleNotFound
+	}
+	return errs.New(errs.NotFound, code, "%s", at)
 }
 
 func preconditionFailed() error {

@@ -48,9 +48,9 @@ func TestLifeOfAnIdentity(t *testing.T) {
 	ctx := t.Context()
 	sasSpec := hub.DeviceSpec{Auth: hub.Authentication{Type: hub.AuthSAS}}
 
-	_, err := s.PutDevice(ctx, owner, host, "d1", sasSpec, always)
+	_, err := s.PutDevice(ctx, owner, hub.Place{Hub: host, ID: "d1"}, sasSpec, always)
 	wantCode(t, "update of nothing", err, errs.CodeDeviceNotFound)
-	d, err := s.PutDevice(ctx, owner, host, "d1", sasSpec, nil)
+	d, err := s.PutDevice(ctx, owner, hub.Place{Hub: host, ID: "d1"}, sasSpec, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,16 +67,16 @@ func TestLifeOfAnIdentity(t *testing.T) {
 		t.Errorf("a status that never changed was updated at %v", d.StatusUpdated)
 	}
 
-	_, err = s.PutDevice(ctx, owner, host, "d1", sasSpec, nil)
+	_, err = s.PutDevice(ctx, owner, hub.Place{Hub: host, ID: "d1"}, sasSpec, nil)
 	wantCode(t, "second create", err, errs.CodeDeviceAlreadyExists)
-	_, err = s.PutDevice(ctx, owner, host, "d1", sasSpec, is("stale"))
+	_, err = s.PutDevice(ctx, owner, hub.Place{Hub: host, ID: "d1"}, sasSpec, is("stale"))
 	wantCode(t, "stale update", err, errs.CodePreconditionFailed)
-	if _, err = s.PutDevice(ctx, owner, host, "D1", sasSpec, nil); err != nil {
+	if _, err = s.PutDevice(ctx, owner, hub.Place{Hub: host, ID: "D1"}, sasSpec, nil); err != nil {
 		t.Errorf("IDs differ by case: %v", err)
 	}
 
 	off := hub.DeviceSpec{Disabled: true, StatusReason: "stolen", Auth: hub.Authentication{Type: hub.AuthSAS, Keys: keys(1, 2)}}
-	updated, err := s.PutDevice(ctx, owner, host, "d1", off, is(d.ETag))
+	updated, err := s.PutDevice(ctx, owner, hub.Place{Hub: host, ID: "d1"}, off, is(d.ETag))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,39 +84,39 @@ func TestLifeOfAnIdentity(t *testing.T) {
 		!updated.Disabled || updated.StatusReason != "stolen" || !updated.Auth.Keys.Primary.Equal(key(1)) {
 		t.Errorf("updated to %+v", updated)
 	}
-	again, err := s.PutDevice(ctx, owner, host, "d1", off, always)
+	again, err := s.PutDevice(ctx, owner, hub.Place{Hub: host, ID: "d1"}, off, always)
 	if err != nil || !again.StatusUpdated.Equal(updated.StatusUpdated) {
 		t.Errorf("an update without a new status moved its time: %v, %v", again, err)
 	}
-	if read, err := s.Device(ctx, owner, host, "d1"); err != nil || read.ETag != again.ETag {
+	if read, err := s.Identity(ctx, owner, hub.Place{Hub: host, ID: "d1"}); err != nil || read.ETag != again.ETag {
 		t.Errorf("read %v, %v", read, err)
 	}
 
-	wantCode(t, "stale delete", s.DeleteDevice(ctx, owner, host, "d1", is(d.ETag)), errs.CodePreconditionFailed)
-	if err := s.DeleteDevice(ctx, owner, host, "d1", is(again.ETag)); err != nil {
+	wantCode(t, "stale delete", s.Delete(ctx, owner, hub.Place{Hub: host, ID: "d1"}, is(d.ETag)), errs.CodePreconditionFailed)
+	if err := s.Delete(ctx, owner, hub.Place{Hub: host, ID: "d1"}, is(again.ETag)); err != nil {
 		t.Error(err)
 	}
-	wantCode(t, "second delete", s.DeleteDevice(ctx, owner, host, "d1", nil), errs.CodeDeviceNotFound)
-	_, err = s.Device(ctx, owner, host, "d1")
+	wantCode(t, "second delete", s.Delete(ctx, owner, hub.Place{Hub: host, ID: "d1"}, nil), errs.CodeDeviceNotFound)
+	_, err = s.Identity(ctx, owner, hub.Place{Hub: host, ID: "d1"})
 	wantCode(t, "read after delete", err, errs.CodeDeviceNotFound)
-	_, _, err = s.Twin(ctx, owner, host, "d1")
+	_, _, err = s.Twin(ctx, owner, hub.Place{Hub: host, ID: "d1"})
 	wantCode(t, "twin after delete", err, errs.CodeDeviceNotFound)
 
-	reborn, err := s.PutDevice(ctx, owner, host, "d1", sasSpec, nil)
+	reborn, err := s.PutDevice(ctx, owner, hub.Place{Hub: host, ID: "d1"}, sasSpec, nil)
 	if err != nil || reborn.GenerationID == d.GenerationID {
 		t.Errorf("re-created with generation ID %v, %v", reborn, err)
 	}
-	if err := s.DeleteDevice(ctx, owner, host, "d1", nil); err != nil {
+	if err := s.Delete(ctx, owner, hub.Place{Hub: host, ID: "d1"}, nil); err != nil {
 		t.Errorf("unconditional delete: %v", err)
 	}
 }
 
 func TestTwinOfAFreshDevice(t *testing.T) {
 	s, _ := open(t)
-	if _, err := s.PutDevice(t.Context(), owner, host, "d1", hub.DeviceSpec{Auth: hub.Authentication{Type: hub.AuthSAS}}, nil); err != nil {
+	if _, err := s.PutDevice(t.Context(), owner, hub.Place{Hub: host, ID: "d1"}, hub.DeviceSpec{Auth: hub.Authentication{Type: hub.AuthSAS}}, nil); err != nil {
 		t.Fatal(err)
 	}
-	d, twin, err := s.Twin(t.Context(), owner, host, "d1")
+	d, twin, err := s.Twin(t.Context(), owner, hub.Place{Hub: host, ID: "d1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,13 +134,13 @@ func TestRights(t *testing.T) {
 		need access.Right
 		do   func(access.Caller) error
 	}{
-		"read": {access.RegistryRead, func(c access.Caller) error { _, err := s.Device(ctx, c, host, "d1"); return err }},
+		"read": {access.RegistryRead, func(c access.Caller) error { _, err := s.Identity(ctx, c, hub.Place{Hub: host, ID: "d1"}); return err }},
 		"put": {access.RegistryWrite, func(c access.Caller) error {
-			_, err := s.PutDevice(ctx, c, host, "d1", hub.DeviceSpec{}, nil)
+			_, err := s.PutDevice(ctx, c, hub.Place{Hub: host, ID: "d1"}, hub.DeviceSpec{}, nil)
 			return err
 		}},
-		"delete": {access.RegistryWrite, func(c access.Caller) error { return s.DeleteDevice(ctx, c, host, "d1", nil) }},
-		"twin":   {access.ServiceConnect, func(c access.Caller) error { _, _, err := s.Twin(ctx, c, host, "d1"); return err }},
+		"delete": {access.RegistryWrite, func(c access.Caller) error { return s.Delete(ctx, c, hub.Place{Hub: host, ID: "d1"}, nil) }},
+		"twin":   {access.ServiceConnect, func(c access.Caller) error { _, _, err := s.Twin(ctx, c, hub.Place{Hub: host, ID: "d1"}); return err }},
 	} {
 		if err := op.do(access.Caller{Policy: "other", Rights: access.AllProvisioning | access.AllHub&^op.need}); errs.KindOf(err) != errs.Denied {
 			t.Errorf("%s without %s: %v", name, op.need, err)
@@ -168,7 +168,7 @@ func TestIdentitiesThatAreRefused(t *testing.T) {
 		"long reason":                {StatusReason: strings.Repeat("ä", 129), Auth: hub.Authentication{Type: hub.AuthSAS}},
 	} {
 		s, m := open(t)
-		_, err := s.PutDevice(t.Context(), owner, host, "d1", spec, nil)
+		_, err := s.PutDevice(t.Context(), owner, hub.Place{Hub: host, ID: "d1"}, spec, nil)
 		wantCode(t, name, err, errs.CodeArgumentInvalid)
 		if m.holds(t, "d1") {
 			t.Errorf("%s: written all the same", name)
@@ -181,7 +181,7 @@ func TestIdentitiesThatAreRefused(t *testing.T) {
 		"longest reason":    {StatusReason: strings.Repeat("ä", 128), Auth: hub.Authentication{Type: hub.AuthSAS}},
 	} {
 		s, _ := open(t)
-		d, err := s.PutDevice(t.Context(), owner, host, "d1", spec, nil)
+		d, err := s.PutDevice(t.Context(), owner, hub.Place{Hub: host, ID: "d1"}, spec, nil)
 		if err != nil || spec.Auth.Type == hub.AuthSAS && d.Auth.Keys.Secondary.IsZero() {
 			t.Errorf("%s: %+v, %v", name, d, err)
 		}
@@ -231,7 +231,7 @@ func TestWhoCalls(t *testing.T) {
 
 func TestIngest(t *testing.T) {
 	s, m := open(t)
-	from := hub.Sender{Hub: host, ID: "d1", GenerationID: "638", Method: `{"scope":"device"}`}
+	from := hub.Sender{Place: hub.Place{Hub: host, ID: "d1"}, GenerationID: "638", Method: `{"scope":"device"}`}
 	err := s.Ingest(t.Context(), from, []hub.Message{
 		{Body: []byte("a"), Properties: map[string]string{"k": "v"},
 			System: map[string]string{"message-id": "1", "connection-device-id": "d2", "message-source": "twinChangeEvents"}},
@@ -274,7 +274,7 @@ func TestIngestLimits(t *testing.T) {
 		"too many":             {make([]hub.Message, hub.MaxBatch+1), errs.CodeMessageTooLarge},
 	} {
 		s, m := open(t)
-		err := s.Ingest(t.Context(), hub.Sender{Hub: host, ID: "d1"}, c.messages)
+		err := s.Ingest(t.Context(), hub.Sender{Place: hub.Place{Hub: host, ID: "d1"}}, c.messages)
 		if c.code == 0 && err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -288,7 +288,7 @@ func TestIngestLimits(t *testing.T) {
 }
 
 func TestKeysAreNotPrinted(t *testing.T) {
-	d := hub.Device{Auth: hub.Authentication{Keys: keys('k', 'l')}}
+	d := hub.Identity{Auth: hub.Authentication{Keys: keys('k', 'l')}}
 	if out := fmt.Sprintf("%v %+v %#v", d, d, d); strings.Contains(out, "kkkk") || strings.Contains(out, key('k').Base64()) {
 		t.Error(out)
 	}

@@ -18,15 +18,15 @@ import (
 // of a registry allows.
 type store struct{ *sqlite.Store }
 
-func (s store) Change(ctx context.Context, host string, id device.ID, decide func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error)) error {
-	return s.Store.Change(ctx, host, id, func(d *hub.Device, t *hub.Twin) (*hub.Device, *hub.Twin, error) {
+func (s store) Change(ctx context.Context, at hub.Place, decide func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error)) error {
+	return s.Store.Change(ctx, at, func(d *hub.Identity, t *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 		decide(clone(d), clone(t))
 		return decide(d, t)
 	})
 }
 
-func (s store) Move(ctx context.Context, from hub.Place, host string, id device.ID, decide func(*hub.Device, *hub.Twin, *hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error)) error {
-	return s.Store.Move(ctx, from, host, id, func(d *hub.Device, t *hub.Twin, left *hub.Device, leftTwin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+func (s store) Move(ctx context.Context, from, to hub.Place, decide func(*hub.Identity, *hub.Twin, *hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error)) error {
+	return s.Store.Move(ctx, from, to, func(d *hub.Identity, t *hub.Twin, left *hub.Identity, leftTwin *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 		decide(clone(d), clone(t), clone(left), clone(leftTwin))
 		return decide(d, t, left, leftTwin)
 	})
@@ -76,7 +76,7 @@ func (s store) keep(t *testing.T, p access.Policy) {
 // holds reports whether the hub of these tests has the device.
 func (s store) holds(t *testing.T, id device.ID) bool {
 	t.Helper()
-	_, err := s.Device(t.Context(), host, id)
+	_, err := s.Identity(t.Context(), hub.Place{Hub: host, ID: id})
 	return err == nil
 }
 

@@ -9,7 +9,6 @@ import (
 	"fmt"
 
 	"github.com/berth-iot/berth/access"
-	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/hub/twin"
 )
@@ -31,40 +30,40 @@ func (t *Twin) ETag() string {
 // Like [Service.ReplaceTwin] it answers a change that breaks a limit of package
 // twin with an error of kind errs.Invalid, and one that changes nothing with
 // the twin as it is: neither versions nor the entity tag move.
-func (s *Service) PatchTwin(ctx context.Context, caller access.Caller, hub string, id device.ID, change TwinChange, ifMatch Precondition) (*Device, *Twin, error) {
+func (s *Service) PatchTwin(ctx context.Context, caller access.Caller, at Place, change TwinChange, ifMatch Precondition) (*Identity, *Twin, error) {
 	patch := func(section twin.Section, old, said json.RawMessage) (json.RawMessage, error) {
 		if said == nil {
 			return old, nil
 		}
 		return section.Merge(old, said)
 	}
-	return s.changeTwin(ctx, caller, hub, id, change, ifMatch, patch)
+	return s.changeTwin(ctx, caller, at, change, ifMatch, patch)
 }
 
 // ReplaceTwin writes the change over the twin's tags and desired properties,
 // on the terms of [Service.PatchTwin]. A section of which nothing is said
 // becomes empty; the reported properties stay.
-func (s *Service) ReplaceTwin(ctx context.Context, caller access.Caller, hub string, id device.ID, change TwinChange, ifMatch Precondition) (*Device, *Twin, error) {
+func (s *Service) ReplaceTwin(ctx context.Context, caller access.Caller, at Place, change TwinChange, ifMatch Precondition) (*Identity, *Twin, error) {
 	replace := func(section twin.Section, _, said json.RawMessage) (json.RawMessage, error) {
 		return section.Replace(said)
 	}
-	return s.changeTwin(ctx, caller, hub, id, change, ifMatch, replace)
+	return s.changeTwin(ctx, caller, at, change, ifMatch, replace)
 }
 
-func (s *Service) changeTwin(ctx context.Context, caller access.Caller, hub string, id device.ID, change TwinChange, ifMatch Precondition,
-	apply func(section twin.Section, old, said json.RawMessage) (json.RawMessage, error)) (*Device, *Twin, error) {
+func (s *Service) changeTwin(ctx context.Context, caller access.Caller, at Place, change TwinChange, ifMatch Precondition,
+	apply func(section twin.Section, old, said json.RawMessage) (json.RawMessage, error)) (*Identity, *Twin, error) {
 	if err := caller.Require(access.ServiceConnect); err != nil {
 		return nil, nil, err
 	}
-	turn := s.live.turn(Place{hub, id})
+	turn := s.live.turn(at)
 	turn.Lock()
 	defer turn.Unlock()
-	var of *Device
+	var of *Identity
 	var before, changed *Twin
-	err := s.registry.Change(ctx, hub, id, func(d *Device, t *Twin) (*Device, *Twin, error) {
+	err := s.registry.Change(ctx, at, func(d *Identity, t *Twin) (*Identity, *Twin, error) {
 		switch {
 		case d == nil || t == nil:
-			return nil, nil, notFound(id)
+			return nil, nil, notFound(at)
 		case ifMatch != nil && !ifMatch(t.ETag()):
 			return nil, nil, errs.New(errs.Precondition, errs.CodePreconditionFailed, "Precondition failed: the twin's entity tag is another one")
 		}
@@ -80,9 +79,9 @@ func (s *Service) changeTwin(ctx context.Context, caller access.Caller, hub stri
 		return of, changed, nil
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("writing the twin of %q of %s: %w", id, hub, err)
+		return nil, nil, fmt.Errorf("writing the twin of %q of %s: %w", at, at.Hub, err)
 	}
-	s.notify(Place{hub, id}, before, changed)
+	s.notify(at, before, changed)
 	return of, changed, nil
 }
 

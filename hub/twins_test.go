@@ -42,16 +42,16 @@ func TestTwinChanges(t *testing.T) {
 	} {
 		s, m := open(t)
 		provision(t, s, first)
-		change(t, m, hub.Place{host, "d1"}, func(_ *hub.Device, twin *hub.Twin) {
+		change(t, m, hub.Place{Hub: host, ID: "d1"}, func(_ *hub.Identity, twin *hub.Twin) {
 			twin.Reported = json.RawMessage(`{"up":1}`)
 			twin.Version, twin.DesiredVersion, twin.ReportedVersion = 5, 3, 4
 		})
-		_, before := at(t, s, hub.Place{host, "d1"})
+		_, before := at(t, s, hub.Place{Hub: host, ID: "d1"})
 		write := s.PatchTwin
 		if c.replace {
 			write = s.ReplaceTwin
 		}
-		d, got, err := write(t.Context(), owner, host, "d1", said(c.tags, c.desired), is(before.ETag()))
+		d, got, err := write(t.Context(), owner, hub.Place{Hub: host, ID: "d1"}, said(c.tags, c.desired), is(before.ETag()))
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
@@ -66,7 +66,7 @@ func TestTwinChanges(t *testing.T) {
 		if moved := got.DesiredUpdated.After(before.DesiredUpdated); moved != (c.wantDesiredV != 3) {
 			t.Errorf("%s: desired was last updated at %s, then %s", c.name, before.DesiredUpdated, got.DesiredUpdated)
 		}
-		if _, kept := at(t, s, hub.Place{host, "d1"}); string(kept.Tags) != c.wantTags || kept.ETag() != got.ETag() {
+		if _, kept := at(t, s, hub.Place{Hub: host, ID: "d1"}); string(kept.Tags) != c.wantTags || kept.ETag() != got.ETag() {
 			t.Errorf("%s: kept %+v", c.name, kept)
 		}
 	}
@@ -75,25 +75,25 @@ func TestTwinChanges(t *testing.T) {
 func TestTwinChangesThatAreRefused(t *testing.T) {
 	s, _ := open(t)
 	provision(t, s, first)
-	_, before := at(t, s, hub.Place{host, "d1"})
+	_, before := at(t, s, hub.Place{Hub: host, ID: "d1"})
 	ctx, good := t.Context(), said(`{"floor":2}`, ``)
 	reader := access.Caller{Policy: "registryReadWrite", Rights: access.RegistryRead | access.RegistryWrite}
 
-	_, _, err := s.PatchTwin(ctx, reader, host, "d1", good, nil)
+	_, _, err := s.PatchTwin(ctx, reader, hub.Place{Hub: host, ID: "d1"}, good, nil)
 	wantCode(t, "without ServiceConnect", err, errs.CodeUnauthorizedAccess)
-	_, _, err = s.ReplaceTwin(ctx, reader, host, "d1", good, nil)
+	_, _, err = s.ReplaceTwin(ctx, reader, hub.Place{Hub: host, ID: "d1"}, good, nil)
 	wantCode(t, "without ServiceConnect", err, errs.CodeUnauthorizedAccess)
-	_, _, err = s.PatchTwin(ctx, owner, host, "d2", good, nil)
+	_, _, err = s.PatchTwin(ctx, owner, hub.Place{Hub: host, ID: "d2"}, good, nil)
 	wantCode(t, "another device", err, errs.CodeDeviceNotFound)
-	_, _, err = s.PatchTwin(ctx, owner, "hub2.example", "d1", good, nil)
+	_, _, err = s.PatchTwin(ctx, owner, hub.Place{Hub: "hub2.example", ID: "d1"}, good, nil)
 	wantCode(t, "another hub", err, errs.CodeDeviceNotFound)
-	_, _, err = s.PatchTwin(ctx, owner, host, "d1", good, is("stale"))
+	_, _, err = s.PatchTwin(ctx, owner, hub.Place{Hub: host, ID: "d1"}, good, is("stale"))
 	wantCode(t, "stale", err, errs.CodePreconditionFailed)
-	_, _, err = s.PatchTwin(ctx, owner, host, "d1", said(`{"a b":1}`, ``), nil)
+	_, _, err = s.PatchTwin(ctx, owner, hub.Place{Hub: host, ID: "d1"}, said(`{"a b":1}`, ``), nil)
 	wantCode(t, "bad name", err, errs.CodeArgumentInvalid)
-	_, _, err = s.ReplaceTwin(ctx, owner, host, "d1", said(`{}`, `[]`), nil)
+	_, _, err = s.ReplaceTwin(ctx, owner, hub.Place{Hub: host, ID: "d1"}, said(`{}`, `[]`), nil)
 	wantCode(t, "no object", err, errs.CodeArgumentInvalid)
-	if _, after := at(t, s, hub.Place{host, "d1"}); after.ETag() != before.ETag() || string(after.Tags) != string(before.Tags) {
+	if _, after := at(t, s, hub.Place{Hub: host, ID: "d1"}); after.ETag() != before.ETag() || string(after.Tags) != string(before.Tags) {
 		t.Errorf("a refused change was written: %+v", after)
 	}
 }

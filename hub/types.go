@@ -18,39 +18,68 @@ type AuthenticationType string
 
 // The authentication types this hub knows.
 const (
-	AuthSAS        AuthenticationType = "sas"
-	AuthSelfSigned AuthenticationType = "selfSigned"
+	AuthSAS                  AuthenticationType = "sas"
+	AuthSelfSigned           AuthenticationType = "selfSigned"
+	AuthCertificateAuthority AuthenticationType = "certificateAuthority"
+	AuthNone                 AuthenticationType = "none"
 )
 
-// An Authentication is how one device proves itself. SAS uses Keys,
+// An Authentication is how one device or module proves itself. SAS uses Keys,
 // self-signed the thumbprints: SHA-1 (40) or SHA-256 (64 hexadecimal digits).
+// Certificate authority and none use neither.
 type Authentication struct {
 	Type                                   AuthenticationType
 	Keys                                   attest.SymmetricKeys
 	PrimaryThumbprint, SecondaryThumbprint string
 }
 
-// A Device is one entry of the identity registry.
-type Device struct {
-	Hub           string // the hub's host name in lower case, without the port
-	ID            device.ID
+// A Place is where an identity is: a device at a hub, or a module of a device.
+type Place struct {
+	Hub    string // the hub's host name in lower case, without the port
+	ID     device.ID
+	Module device.ID // empty for the device itself
+}
+
+// Device is the place of the device that a module is of, or the device's own.
+func (p Place) Device() Place { return Place{Hub: p.Hub, ID: p.ID} }
+
+// String returns the ID of the device, followed by a slash and that of the module
+// where it is one: what clients call themselves.
+func (p Place) String() string {
+	if p.Module == "" {
+		return string(p.ID)
+	}
+	return string(p.ID) + "/" + string(p.Module)
+}
+
+// An Identity is one entry of the identity registry: that of a device or of a
+// module. Modules have no status: they are as enabled as their device.
+type Identity struct {
+	Place
 	GenerationID  string // changes when the ID is deleted and created again
 	ETag          string
-	Disabled      bool
-	StatusReason  string // at most 128 characters
+	Disabled      bool   // of a device
+	StatusReason  string // of a device: at most 128 characters
 	StatusUpdated time.Time
-	IoTEdge       bool
+	IoTEdge       bool   // of a device
+	ParentScope   string // of a device: the device scope of the IoT Edge device that it is a child of, or empty
+	ManagedBy     string // of a module: at most 128 characters
 	Auth          Authentication
 }
 
-// A Twin is a device's document at the hub. Tags, Desired and Reported are
-// JSON objects without $metadata and $version, which are made from the other
-// members.
+// A Twin is the document of a device or a module at the hub. Tags, Desired and
+// Reported are JSON objects without $metadata and $version, which are made from
+// the other members.
 type Twin struct {
 	Tags, Desired, Reported         json.RawMessage
 	Version                         int64 // of the whole document; a fresh one has 2
 	DesiredVersion, ReportedVersion int64 // of each section; a fresh one has 1
 	DesiredUpdated, ReportedUpdated time.Time
+	// DesiredMetadata and ReportedMetadata are $metadata, or nil where all of a
+	// section was written at once: with its version, at its time.
+	DesiredMetadata, ReportedMetadata json.RawMessage
+	Configurations                    json.RawMessage // a JSON object of what stands under "configurations", or nil
+	ModelID                           string          // the DTDL model that the device names when it connects, or empty
 }
 
 // A Message is one device-to-cloud message.
@@ -58,6 +87,7 @@ type Message struct {
 	Sequence   uint64 // position in the stream, assigned on append
 	Hub        string
 	DeviceID   device.ID
+	ModuleID   device.ID // empty for the device itself
 	Enqueued   time.Time
 	System     map[string]string // system properties, by their names without prefix: "message-id"
 	Properties map[string]string // application properties
@@ -67,36 +97,39 @@ type Message struct {
 // Registry keeps identities and twins. Each write is atomic and durable when
 // it returns.
 type Registry interface {
-	// Device returns the identity, or an error of kind errs.NotFound.
-	Device(ctx context.Context, hub string, id device.ID) (*Device, error)
-	// Twin returns the device's twin, or an error of kind errs.NotFound.
-	Twin(ctx context.Context, hub string, id device.ID) (*Twin, error)
-	// Devices returns up to limit identities of a hub with IDs above after, in
-	// the order of the bytes of their IDs.
-	Devices(ctx context.Context, hub string, after device.ID, limit int) ([]*Device, error)
+	// Identity returns the identity, or an error of kind errs.NotFound.
+	Identity(ctx context.Context, at Place) (*Identity, error)
+	// Twin returns the twin of a device or a module, or an error of kind errs.NotFound.
+	Twin(ctx context.Context, at Place) (*Twin, error)
+	// Devices returns up to limit identities of devices of a hub with IDs above
+	// after, in the order of the bytes of their IDs.
+	Devices(ctx context.Context, hub string, after device.ID, limit int) ([]*Identity, error)
+	// Modules returns the identities of a device's modules, in the order of the
+	// bytes of their IDs.
+	Modules(ctx context.Context, hub string, id device.ID) ([]*Identity, error)
 	// Statistics counts the devices of a hub.
 	Statistics(ctx context.Context, hub string) (Statistics, error)
 	// Change reads the identity and twin (nil, nil when there is none), lets
 	// decide say what they become and writes that, all without another write
-	// to the same device in between. Returning a nil Device removes both. An
+	// to the same place in between. Returning a nil Identity removes both, and
+	// with a device its modules. Where a module of a device that does not exist is
+	// written, the error is of kind errs.NotFound with the code of a missing device. An
 	// error from decide is returned as it is, and nothing is written. decide
 	// must not call the store and may be called more than once.
-	Change(ctx context.Context, hub string, id device.ID, decide func(*Device, *Twin) (*Device, *Twin, error)) error
+	Change(ctx context.Context, at Place, decide func(*Identity, *Twin) (*Identity, *Twin, error)) error
 	// Move is Change for a device that leaves the place from, which is another
 	// one: decide is given the identity and twin at the destination, and those
 	// left behind (each nil when there is none). What was at from is removed
-	// with the same commit.
-	Move(ctx context.Context, from Place, hub string, id device.ID, decide func(at *Device, twin *Twin, left *Device, leftTwin *Twin) (*Device, *Twin, error)) error
+	// with the same commit, its modules included.
+	Move(ctx context.Context, from, to Place, decide func(at *Identity, twin *Twin, left *Identity, leftTwin *Twin) (*Identity, *Twin, error)) error
+	// Together makes one commit of everything that do writes to the store with the
+	// context that it is given, or of nothing when do fails. do may be called more
+	// than once.
+	Together(ctx context.Context, do func(context.Context) error) error
 }
 
 // Statistics count the devices of a hub.
 type Statistics struct{ Total, Disabled int }
-
-// A Place is a device identity at a hub.
-type Place struct {
-	Hub string // as in Device
-	ID  device.ID
-}
 
 // A Stream keeps telemetry in order of arrival.
 type Stream interface {
@@ -154,7 +187,7 @@ const (
 
 // A Feedback says how one message to a device ended.
 type Feedback struct {
-	Hub          string // as in Device
+	Hub          string // as in Place
 	DeviceID     device.ID
 	GenerationID string // of the device
 	MessageID    string

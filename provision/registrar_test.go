@@ -773,7 +773,7 @@ func TestRecordsOutliveTheirGroup(t *testing.T) {
 // setDesired is an operator writing the desired properties of a twin.
 func setDesired(s *service, host string, id device.ID, desired json.RawMessage) {
 	s.t.Helper()
-	err := s.store.Change(s.t.Context(), host, id, func(d *hub.Device, twin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+	err := s.store.Change(s.t.Context(), hub.Place{Hub: host, ID: id}, func(d *hub.Identity, twin *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 		twin.Desired = desired
 		return d, twin, nil
 	})

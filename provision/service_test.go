@@ -201,9 +201,9 @@ func (s *service) record(id string) *provision.Registration {
 }
 
 // device returns a hub's identity, or nil.
-func (s *service) device(host, id string) *hub.Device {
+func (s *service) device(host, id string) *hub.Identity {
 	s.t.Helper()
-	d, err := s.hub.Device(s.t.Context(), operator, host, device.ID(id))
+	d, err := s.hub.Identity(s.t.Context(), operator, hub.Place{Hub: host, ID: device.ID(id)})
 	if err != nil && errs.KindOf(err) != errs.NotFound {
 		s.t.Fatal(err)
 	}
@@ -213,7 +213,7 @@ func (s *service) device(host, id string) *hub.Device {
 // twin returns a hub's twin of a device that is there.
 func (s *service) twin(host, id string) *hub.Twin {
 	s.t.Helper()
-	_, twin, err := s.hub.Twin(s.t.Context(), operator, host, device.ID(id))
+	_, twin, err := s.hub.Twin(s.t.Context(), operator, hub.Place{Hub: host, ID: device.ID(id)})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -162,7 +162,7 @@ func (e awayEnd) Export(ctx context.Context, id device.ID) (left *provision.Depa
 		left = &copied
 		return nil
 	}, func() error {
-		d, twin, err := e.s.hub.Twin(ctx, operator, e.host, id)
+		d, twin, err := e.s.hub.Twin(ctx, operator, hub.Place{Hub: e.host, ID: id})
 		if err == nil {
 			left = &provision.Departure{Twin: enroll.InitialTwin{Tags: twin.Tags, Desired: twin.Desired}, Disabled: d.Disabled, GenerationID: d.GenerationID, ETag: d.ETag}
 		}
@@ -179,7 +179,7 @@ func (e awayEnd) Delete(ctx context.Context, id device.ID, etag string) error {
 		delete(a.devices, id)
 		return nil
 	}, func() error {
-		err := e.s.hub.DeleteDevice(ctx, operator, e.host, id, func(tag string) bool { return tag == etag })
+		err := e.s.hub.Delete(ctx, operator, hub.Place{Hub: e.host, ID: id}, func(tag string) bool { return tag == etag })
 		if errs.KindOf(err) == errs.NotFound {
 			return nil
 		}
@@ -205,7 +205,7 @@ func (e awayEnd) Receive(ctx context.Context, a provision.Assignment, left provi
 		if err := e.s.hub.Provision(ctx, p); err != nil {
 			return err
 		}
-		d, err := e.s.hub.Device(ctx, operator, e.host, a.DeviceID)
+		d, err := e.s.hub.Identity(ctx, operator, hub.Place{Hub: e.host, ID: a.DeviceID})
 		if err == nil {
 			generation = d.GenerationID
 		}
@@ -546,7 +546,7 @@ func (w *harbour) reset(start time.Time) {
 		}
 		w.pass(-provision.LeaseTime)
 	}
-	if err := w.hub.DeleteDevice(w.t.Context(), operator, hub1, "pump-7", nil); err != nil && errs.KindOf(err) != errs.NotFound {
+	if err := w.hub.Delete(w.t.Context(), operator, hub.Place{Hub: hub1, ID: "pump-7"}, nil); err != nil && errs.KindOf(err) != errs.NotFound {
 		w.t.Fatal(err)
 	}
 	clear(w.away[away].devices)

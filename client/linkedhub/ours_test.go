@@ -230,7 +230,7 @@ func (l local) owner() access.Caller {
 }
 
 func (l local) Export(ctx context.Context, id device.ID) (*provision.Departure, error) {
-	d, twin, err := l.service.Twin(ctx, l.owner(), l.host, id)
+	d, twin, err := l.service.Twin(ctx, l.owner(), hub.Place{Hub: l.host, ID: id})
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +241,7 @@ func (l local) Export(ctx context.Context, id device.ID) (*provision.Departure, 
 }
 
 func (l local) Delete(ctx context.Context, id device.ID, etag string) error {
-	err := l.service.DeleteDevice(ctx, l.owner(), l.host, id, func(current string) bool { return current == etag })
+	err := l.service.Delete(ctx, l.owner(), hub.Place{Hub: l.host, ID: id}, func(current string) bool { return current == etag })
 	if errs.KindOf(err) == errs.NotFound {
 		return nil
 	}
@@ -266,7 +266,7 @@ func (l local) Receive(ctx context.Context, a provision.Assignment, left provisi
 	if err := l.service.Provision(ctx, p); err != nil {
 		return "", err
 	}
-	d, err := l.service.Device(ctx, l.owner(), l.host, a.DeviceID)
+	d, err := l.service.Identity(ctx, l.owner(), hub.Place{Hub: l.host, ID: a.DeviceID})
 	if err != nil {
 		return "", err
 	}
@@ -298,7 +298,7 @@ func TestMoveOutAndBack(t *testing.T) {
 	if err := home.Assign(ctx, assignment('a')); err != nil {
 		t.Fatal(err)
 	}
-	_, _, err := home.service.PatchTwin(ctx, home.owner(), home.host, "pump-7", hub.TwinChange{Desired: json.RawMessage(`{"rate":5}`)}, nil)
+	_, _, err := home.service.PatchTwin(ctx, home.owner(), hub.Place{Hub: home.host, ID: "pump-7"}, hub.TwinChange{Desired: json.RawMessage(`{"rate":5}`)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,8 +14,8 @@ import (
 func TestMessagesToDevices(t *testing.T) {
 	s := linked(t)
 	at := hub.Place{Hub: "hub1.example", ID: "d1"}
-	err := s.store.Change(t.Context(), at.Hub, at.ID, func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) {
-		return &hub.Device{Hub: at.Hub, ID: at.ID, GenerationID: "g1"}, &hub.Twin{}, nil
+	err := s.store.Change(t.Context(), at, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) {
+		return &hub.Identity{Place: hub.Place{Hub: at.Hub, ID: at.ID}, GenerationID: "g1"}, &hub.Twin{}, nil
 	})
 	if err != nil {
 		t.Fatal(err)

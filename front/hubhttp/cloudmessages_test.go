@@ -16,7 +16,7 @@ func (s *server) boundDevice() func(method, path string, headers ...string) repl
 	s.Helper()
 	spec := hub.DeviceSpec{Auth: hub.Authentication{Type: hub.AuthSAS}}
 	spec.Auth.Keys.Primary = testKey(1)
-	if _, err := s.service.PutDevice(s.Context(), access.Caller{Rights: access.AllHub}, host, "d1", spec, nil); err != nil {
+	if _, err := s.service.PutDevice(s.Context(), access.Caller{Rights: access.AllHub}, hub.Place{Hub: host, ID: "d1"}, spec, nil); err != nil {
 		s.Fatal(err)
 	}
 	return func(method, path string, headers ...string) reply {

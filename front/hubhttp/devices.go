@@ -60,7 +60,7 @@ type capabilitiesJSON struct {
 	IoTEdge bool `json:"iotEdge"`
 }
 
-func encodeDevice(d *hub.Device, now presence) deviceJSON {
+func encodeDevice(d *hub.Identity, now presence) deviceJSON {
 	return deviceJSON{
 		DeviceID: d.ID, GenerationID: d.GenerationID, ETag: d.ETag,
 		ConnectionState: now.connectionState(), Status: status(d), StatusReason: orNull(d.StatusReason),
@@ -77,19 +77,19 @@ func encodeDevice(d *hub.Device, now presence) deviceJSON {
 	}
 }
 
-func encodeThumbprint(d *hub.Device) thumbprintJSON {
+func encodeThumbprint(d *hub.Identity) thumbprintJSON {
 	return thumbprintJSON{orNull(d.Auth.PrimaryThumbprint), orNull(d.Auth.SecondaryThumbprint)}
 }
 
 // deviceScope is where an edge device's children belong.
-func deviceScope(d *hub.Device) string {
+func deviceScope(d *hub.Identity) string {
 	if !d.IoTEdge {
 		return ""
 	}
 	return fmt.Sprintf("ms-azure-iot-edge://%s-%s", d.ID, d.GenerationID)
 }
 
-func status(d *hub.Device) string {
+func status(d *hub.Identity) string {
 	if d.Disabled {
 		return "disabled"
 	}
@@ -182,7 +182,7 @@ func orEmpty(s *string) string {
 }
 
 func (a api) getDevice(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
-	d, err := a.Service.Device(r.Context(), caller, to.hub.Name, to.id)
+	d, err := a.Service.Identity(r.Context(), caller, hub.Place{Hub: to.hub.Name, ID: to.id})
 	if err != nil {
 		return err
 	}
@@ -201,7 +201,7 @@ func (a api) putDevice(w http.ResponseWriter, r *rest.Request, caller access.Cal
 	if err != nil {
 		return err
 	}
-	d, err := a.Service.PutDevice(r.Context(), caller, to.hub.Name, to.id, spec, ifMatch(r))
+	d, err := a.Service.PutDevice(r.Context(), caller, hub.Place{Hub: to.hub.Name, ID: to.id}, spec, ifMatch(r))
 	if err != nil {
 		return err
 	}
@@ -209,7 +209,7 @@ func (a api) putDevice(w http.ResponseWriter, r *rest.Request, caller access.Cal
 }
 
 func (a api) deleteDevice(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
-	if err := a.Service.DeleteDevice(r.Context(), caller, to.hub.Name, to.id, ifMatch(r)); err != nil {
+	if err := a.Service.Delete(r.Context(), caller, hub.Place{Hub: to.hub.Name, ID: to.id}, ifMatch(r)); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -261,12 +261,12 @@ type presence struct {
 	waiting   int  // messages in its queue
 }
 
-func (a api) presence(r *rest.Request, d *hub.Device) (presence, error) {
+func (a api) presence(r *rest.Request, d *hub.Identity) (presence, error) {
 	waiting, err := a.Service.Waiting(r.Context(), d.Hub, d.ID, d.ID)
 	return presence{a.connected(d), waiting[d.ID]}, err
 }
 
-func (a api) connected(d *hub.Device) bool {
+func (a api) connected(d *hub.Identity) bool {
 	return a.Service.Connected(hub.Place{Hub: d.Hub, ID: d.ID})
 }
 
@@ -277,7 +277,7 @@ func (p presence) connectionState() string {
 	return "Disconnected"
 }
 
-func (a api) answerDevice(w http.ResponseWriter, r *rest.Request, d *hub.Device) error {
+func (a api) answerDevice(w http.ResponseWriter, r *rest.Request, d *hub.Identity) error {
 	now, err := a.presence(r, d)
 	if err != nil {
 		return err

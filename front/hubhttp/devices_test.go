@@ -309,7 +309,7 @@ func FuzzDecodeDevice(f *testing.F) {
 			}
 			return
 		}
-		again, err := json.Marshal(encodeDevice(&hub.Device{ID: "d1", Disabled: spec.Disabled, StatusReason: spec.StatusReason, IoTEdge: spec.IoTEdge, Auth: spec.Auth}, presence{}))
+		again, err := json.Marshal(encodeDevice(&hub.Identity{Place: hub.Place{ID: "d1"}, Disabled: spec.Disabled, StatusReason: spec.StatusReason, IoTEdge: spec.IoTEdge, Auth: spec.Auth}, presence{}))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -165,7 +165,7 @@ func (a api) sender(r *rest.Request) (hub.Sender, error) {
 	if r.TLS != nil {
 		credential.Chain = r.TLS.PeerCertificates
 	}
-	return a.Service.Authenticate(r.Context(), to.hub, to.id, credential)
+	return a.Service.Authenticate(r.Context(), to.hub, to.id, "", credential)
 }
 
 // ifMatch reads the If-Match header. Clients send entity tags and the star both

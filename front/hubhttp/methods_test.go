@@ -38,7 +38,7 @@ func TestDirectMethods(t *testing.T) {
 		t.Errorf("of a device that is not there: %d %s", r.status, r.body)
 	}
 	d := &link{status: 500, answer: `{"ok":false}`}
-	detach := s.service.Attach(t.Context(), hub.Sender{Hub: host, ID: "d1", GenerationID: identity.GenerationID}, d)
+	detach := s.service.Attach(t.Context(), hub.Sender{Place: hub.Place{Hub: host, ID: "d1"}, GenerationID: identity.GenerationID}, d)
 	if r := call(`{"methodName":"reboot","payload":{"in":5},"responseTimeoutInSeconds":10}`); r.status != 200 || r.body != `{"status":500,"payload":{"ok":false}}` || d.called != `reboot {"in":5}` {
 		t.Errorf("%d %s after %s", r.status, r.body, d.called)
 	}

@@ -48,7 +48,7 @@ type propertiesJSON struct {
 	Reported json.RawMessage `json:"reported"`
 }
 
-func encodeTwin(d *hub.Device, t *hub.Twin, now presence) (twinJSON, error) {
+func encodeTwin(d *hub.Identity, t *hub.Twin, now presence) (twinJSON, error) {
 	desired, err := section(t.Desired, t.DesiredVersion, t.DesiredUpdated, &t.DesiredVersion)
 	if err != nil {
 		return twinJSON{}, fmt.Errorf("desired properties: %w", err)
@@ -105,14 +105,14 @@ func mirror(property any, updated string, version *int64) map[string]any {
 }
 
 func (a api) getTwin(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
-	d, t, err := a.Service.Twin(r.Context(), caller, to.hub.Name, to.id)
+	d, t, err := a.Service.Twin(r.Context(), caller, hub.Place{Hub: to.hub.Name, ID: to.id})
 	if err != nil {
 		return err
 	}
 	return a.answerTwin(w, r, d, t)
 }
 
-func (a api) answerTwin(w http.ResponseWriter, r *rest.Request, d *hub.Device, t *hub.Twin) error {
+func (a api) answerTwin(w http.ResponseWriter, r *rest.Request, d *hub.Identity, t *hub.Twin) error {
 	now, err := a.presence(r, d)
 	if err != nil {
 		return err
@@ -133,7 +133,7 @@ func (a api) putTwin(w http.ResponseWriter, r *rest.Request, caller access.Calle
 }
 
 func (a api) writeTwin(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target,
-	write func(context.Context, access.Caller, string, device.ID, hub.TwinChange, hub.Precondition) (*hub.Device, *hub.Twin, error)) error {
+	write func(context.Context, access.Caller, hub.Place, hub.TwinChange, hub.Precondition) (*hub.Identity, *hub.Twin, error)) error {
 	if err := rest.RequireJSON(r.Request); err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (a api) writeTwin(w http.ResponseWriter, r *rest.Request, caller access.Cal
 	if err != nil {
 		return err
 	}
-	d, t, err := write(r.Context(), caller, to.hub.Name, to.id, change, ifMatch(r))
+	d, t, err := write(r.Context(), caller, hub.Place{Hub: to.hub.Name, ID: to.id}, change, ifMatch(r))
 	if err != nil {
 		return err
 	}

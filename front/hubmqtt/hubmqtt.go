@@ -109,7 +109,7 @@ func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, c
 		}
 		credential.Token = &token
 	}
-	from, err := f.Service.Authenticate(ctx, host, id, credential)
+	from, err := f.Service.Authenticate(ctx, host, id, "", credential)
 	if err != nil {
 		return nil, refusal(err), err
 	}

@@ -72,7 +72,7 @@ func begin(t *testing.T) *world {
 // enroll makes a device and returns its key.
 func (w *world) enroll(id device.ID) device.SymmetricKey {
 	w.Helper()
-	d, err := w.service.PutDevice(w.Context(), owner, hubName, id, hub.DeviceSpec{Auth: hub.Authentication{Type: hub.AuthSAS}}, nil)
+	d, err := w.service.PutDevice(w.Context(), owner, hub.Place{Hub: hubName, ID: id}, hub.DeviceSpec{Auth: hub.Authentication{Type: hub.AuthSAS}}, nil)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -265,7 +265,7 @@ func TestTwin(t *testing.T) {
 
 	// What an operator writes arrives as a patch, in the order of its versions.
 	for i, change := range []string{`{"rate":1,"net":{"a":1,"b":2}}`, `{"net":{"a":null}}`} {
-		if _, _, err := w.service.PatchTwin(t.Context(), owner, hubName, "d1", hub.TwinChange{Desired: json.RawMessage(change)}, nil); err != nil {
+		if _, _, err := w.service.PatchTwin(t.Context(), owner, hub.Place{Hub: hubName, ID: "d1"}, hub.TwinChange{Desired: json.RawMessage(change)}, nil); err != nil {
 			t.Fatal(err)
 		}
 		want := []string{`{"rate":1,"net":{"a":1,"b":2},"$version":2}`, `{"net":{"a":null},"$version":3}`}[i]
@@ -275,14 +275,14 @@ func TestTwin(t *testing.T) {
 		}
 		c.send(&mqtt.Puback{ID: p.ID})
 	}
-	if _, _, err := w.service.ReplaceTwin(t.Context(), owner, hubName, "d1", hub.TwinChange{Desired: json.RawMessage(`{"rate":2}`)}, nil); err != nil {
+	if _, _, err := w.service.ReplaceTwin(t.Context(), owner, hub.Place{Hub: hubName, ID: "d1"}, hub.TwinChange{Desired: json.RawMessage(`{"rate":2}`)}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := c.message("$iothub/twin/PATCH/properties/desired/?$version=4"); got != `{"rate":2,"net":null,"$version":4}` {
 		t.Error(got)
 	}
 	// Tags are none of its business.
-	if _, _, err := w.service.PatchTwin(t.Context(), owner, hubName, "d1", hub.TwinChange{Tags: json.RawMessage(`{"a":1}`)}, nil); err != nil {
+	if _, _, err := w.service.PatchTwin(t.Context(), owner, hub.Place{Hub: hubName, ID: "d1"}, hub.TwinChange{Tags: json.RawMessage(`{"a":1}`)}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := get("9"); got != `{"desired":{"rate":2,"$version":4},"reported":{"fw":"1.2","$version":2}}` {
@@ -297,7 +297,7 @@ func TestMethods(t *testing.T) {
 	w := begin(t)
 	key := w.enroll("d1")
 	call := func(m hub.Method) (hub.MethodResult, error) {
-		return w.service.Invoke(t.Context(), owner, hubName, "d1", m)
+		return w.service.Invoke(t.Context(), owner, hub.Place{Hub: hubName, ID: "d1"}, m)
 	}
 	if _, err := call(hub.Method{Name: "reboot"}); err == nil || !strings.Contains(err.Error(), "Timed out waiting for device to connect.") {
 		t.Errorf("of a device that is not there: %v", err)
@@ -440,7 +440,7 @@ func TestOneConnectionADevice(t *testing.T) {
 	first.hungUp("connected again elsewhere")
 	second.send(&mqtt.Pingreq{})
 	second.want(&mqtt.Pingresp{})
-	if _, _, err := w.service.PatchTwin(t.Context(), owner, hubName, "d1", hub.TwinChange{Desired: json.RawMessage(`{"a":1}`)}, nil); err != nil {
+	if _, _, err := w.service.PatchTwin(t.Context(), owner, hub.Place{Hub: hubName, ID: "d1"}, hub.TwinChange{Desired: json.RawMessage(`{"a":1}`)}, nil); err != nil {
 		t.Fatal(err)
 	}
 	second.message("$iothub/twin/PATCH/properties/desired/?$version=2") // the first one's end did not detach it
@@ -453,7 +453,7 @@ func TestDisabledAndDeletedDevicesAreCutOff(t *testing.T) {
 	c := w.live("d1", key)
 	spec := hub.DeviceSpec{Disabled: true, Auth: hub.Authentication{Type: hub.AuthSAS}}
 	spec.Auth.Keys.Primary, spec.Auth.Keys.Secondary = key, key
-	if _, err := w.service.PutDevice(t.Context(), owner, hubName, "d1", spec, any); err != nil {
+	if _, err := w.service.PutDevice(t.Context(), owner, hub.Place{Hub: hubName, ID: "d1"}, spec, any); err != nil {
 		t.Fatal(err)
 	}
 	c.hungUp("the device was disabled")
@@ -461,11 +461,11 @@ func TestDisabledAndDeletedDevicesAreCutOff(t *testing.T) {
 		t.Error(code)
 	}
 	spec.Disabled = false
-	if _, err := w.service.PutDevice(t.Context(), owner, hubName, "d1", spec, any); err != nil {
+	if _, err := w.service.PutDevice(t.Context(), owner, hub.Place{Hub: hubName, ID: "d1"}, spec, any); err != nil {
 		t.Fatal(err)
 	}
 	c = w.live("d1", key)
-	if err := w.service.DeleteDevice(t.Context(), owner, hubName, "d1", any); err != nil {
+	if err := w.service.Delete(t.Context(), owner, hub.Place{Hub: hubName, ID: "d1"}, any); err != nil {
 		t.Fatal(err)
 	}
 	c.hungUp("the device was deleted")

@@ -24,7 +24,7 @@ func TestAClientThatWantsItsSessionKeptNeedNotSubscribeAgain(t *testing.T) {
 	}
 	change := func(rate string) {
 		t.Helper()
-		if _, _, err := w.service.PatchTwin(t.Context(), owner, hubName, "d1", hub.TwinChange{Desired: json.RawMessage(`{"rate":` + rate + `}`)}, nil); err != nil {
+		if _, _, err := w.service.PatchTwin(t.Context(), owner, hub.Place{Hub: hubName, ID: "d1"}, hub.TwinChange{Desired: json.RawMessage(`{"rate":` + rate + `}`)}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

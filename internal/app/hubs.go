@@ -250,7 +250,7 @@ var mover = access.Caller{Policy: "provisioning", Rights: access.AllHub}
 
 // Export implements provision.Origin.
 func (l localHub) Export(ctx context.Context, id device.ID) (*provision.Departure, error) {
-	d, twin, err := l.service.Twin(ctx, mover, l.host, id)
+	d, twin, err := l.service.Twin(ctx, mover, hub.Place{Hub: l.host, ID: id})
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +262,7 @@ func (l localHub) Export(ctx context.Context, id device.ID) (*provision.Departur
 
 // Delete implements provision.Origin.
 func (l localHub) Delete(ctx context.Context, id device.ID, etag string) error {
-	err := l.service.DeleteDevice(ctx, mover, l.host, id, func(current string) bool { return current == etag })
+	err := l.service.Delete(ctx, mover, hub.Place{Hub: l.host, ID: id}, func(current string) bool { return current == etag })
 	if errs.KindOf(err) == errs.NotFound {
 		return nil
 	}
@@ -283,7 +283,7 @@ func (l localHub) Receive(ctx context.Context, a provision.Assignment, left prov
 	if err := l.service.Provision(ctx, p); err != nil {
 		return "", err
 	}
-	d, err := l.service.Device(ctx, mover, l.host, a.DeviceID)
+	d, err := l.service.Identity(ctx, mover, hub.Place{Hub: l.host, ID: a.DeviceID})
 	if err != nil {
 		return "", err
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/berth-iot/berth/client/admin"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/enroll"
+	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/pki"
 	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/wire/sas"
@@ -204,12 +205,12 @@ func (h *house) belongings(id device.IDScope) []any {
 	keep(certificates, err)
 	trust, err := s.TrustVersions(ctx, id)
 	keep(trust, err)
-	d, err := s.Device(ctx, northernHub, "pump-7")
+	d, err := s.Identity(ctx, hub.Place{Hub: northernHub, ID: "pump-7"})
 	if err != nil {
 		h.Fatal(err)
 	}
 	keep([]any{d.ETag, d.GenerationID}, nil)
-	twin, err := s.Twin(ctx, northernHub, "pump-7")
+	twin, err := s.Twin(ctx, hub.Place{Hub: northernHub, ID: "pump-7"})
 	keep(twin, err)
 	return all
 }
@@ -532,14 +533,14 @@ func TestAFormerLinkReachesNothing(t *testing.T) {
 	if after := h.belongings(north.id); !reflect.DeepEqual(before, after) {
 		t.Errorf("before %v\nafter  %v", before, after)
 	}
-	if _, err := h.server.store.Device(t.Context(), southernHub, "pump-7"); err != nil {
+	if _, err := h.server.store.Identity(t.Context(), hub.Place{Hub: southernHub, ID: "pump-7"}); err != nil {
 		t.Errorf("the device has no home: %v", err)
 	}
 	own := provision.Assignment{Scope: north.id, Hub: northernHub, DeviceID: "pump-8", Keys: keys, From: provision.Place{Hub: northernHub, DeviceID: "pump-7"}}
 	if err := h.server.hubs.Assign(t.Context(), own); err != nil {
 		t.Error(err)
 	}
-	if _, err := h.server.store.Device(t.Context(), northernHub, "pump-7"); err == nil {
+	if _, err := h.server.store.Identity(t.Context(), hub.Place{Hub: northernHub, ID: "pump-7"}); err == nil {
 		t.Error("a scope cannot rename a device of its own hub")
 	}
 }

@@ -2,8 +2,8 @@ package postgres
 
 import (
 	"context"
-	"fmt"
 	"hash/fnv"
+	"strings"
 
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/hub"
@@ -11,34 +11,63 @@ import (
 )
 
 const (
-	selectIdentity   = "SELECT " + record.IdentityColumns + " FROM device WHERE hub = $1 AND id = $2"
-	selectTwin       = "SELECT " + record.TwinColumns + " FROM device WHERE hub = $1 AND id = $2"
-	lockHome         = "SELECT " + record.HomeColumns + " FROM device WHERE hub = $1 AND id = $2 FOR UPDATE"
-	deleteHome       = "DELETE FROM device WHERE hub = $1 AND id = $2"
 	selectIdentities = "SELECT " + record.IdentityColumns + " FROM device WHERE hub = $1 AND id > $2 ORDER BY id LIMIT $3"
+	selectModules    = "SELECT " + record.ModuleIdentityColumns + " FROM module WHERE hub = $1 AND id = $2 ORDER BY module"
 	// countDevices counts both at one moment, and reads indexes: rows are long.
 	countDevices = `SELECT (SELECT count(*) FROM device WHERE hub = $1),
 		(SELECT count(*) FROM device WHERE hub = $1 AND disabled)`
 )
 
+// A homeTable has the statements for devices, or for modules.
+type homeTable struct{ identity, twin, lock, insert, update, delete string }
+
 var (
-	insertHome = insert("device", record.HomeColumns)
-	updateHome = update("device", record.HomeColumns, 2)
+	devices = newHomeTable("device", record.IdentityColumns, record.DeviceColumns, 2)
+	modules = newHomeTable("module", record.ModuleIdentityColumns, record.ModuleColumns, 3)
 )
 
-// Device implements hub.Registry.
-func (s *Store) Device(ctx context.Context, host string, id device.ID) (*hub.Device, error) {
-	return find(ctx, s, record.NoDevice(), s.codec.Identity, selectIdentity, host, string(id))
+// newHomeTable is for a table whose first columns, so many as keys, are its key.
+func newHomeTable(table, identity, all string, keys int) homeTable {
+	key := strings.Join(strings.Split(all, ",")[:keys], ",")
+	from := " FROM " + table + " WHERE (" + key + ") = (" + parameters(1, keys) + ")"
+	return homeTable{
+		identity: "SELECT " + identity + from,
+		twin:     "SELECT " + record.TwinColumns + from,
+		lock:     "SELECT " + identity + ", " + record.TwinColumns + from + " FOR UPDATE",
+		insert:   insert(table, all),
+		update:   update(table, all, keys),
+		delete:   "DELETE" + from,
+	}
+}
+
+// homeOf returns the table of what is at a place, and the key of its row.
+func homeOf(at hub.Place) (homeTable, []any) {
+	if at.Module == "" {
+		return devices, []any{at.Hub, string(at.ID)}
+	}
+	return modules, []any{at.Hub, string(at.ID), string(at.Module)}
+}
+
+// Identity implements hub.Registry.
+func (s *Store) Identity(ctx context.Context, at hub.Place) (*hub.Identity, error) {
+	table, key := homeOf(at)
+	return find(ctx, s, record.NoDevice(), s.codec.Identity, table.identity, key...)
 }
 
 // Twin implements hub.Registry.
-func (s *Store) Twin(ctx context.Context, host string, id device.ID) (*hub.Twin, error) {
-	return find(ctx, s, record.NoDevice(), record.Twin, selectTwin, host, string(id))
+func (s *Store) Twin(ctx context.Context, at hub.Place) (*hub.Twin, error) {
+	table, key := homeOf(at)
+	return find(ctx, s, record.NoDevice(), record.Twin, table.twin, key...)
 }
 
 // Devices implements hub.Registry.
-func (s *Store) Devices(ctx context.Context, host string, after device.ID, limit int) ([]*hub.Device, error) {
+func (s *Store) Devices(ctx context.Context, host string, after device.ID, limit int) ([]*hub.Identity, error) {
 	return list(ctx, s, s.codec.Identity, selectIdentities, host, string(after), record.Limit(limit))
+}
+
+// Modules implements hub.Registry.
+func (s *Store) Modules(ctx context.Context, host string, id device.ID) ([]*hub.Identity, error) {
+	return list(ctx, s, s.codec.Identity, selectModules, host, string(id))
 }
 
 // Statistics implements hub.Registry.
@@ -51,14 +80,13 @@ func (s *Store) Statistics(ctx context.Context, host string) (counted hub.Statis
 }
 
 // Change implements hub.Registry.
-func (s *Store) Change(ctx context.Context, host string, id device.ID, decide func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error)) error {
-	at := hub.Place{Hub: host, ID: id}
+func (s *Store) Change(ctx context.Context, at hub.Place, decide func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error)) error {
 	return s.transact(ctx, func(ctx context.Context, t *tx) error {
 		old := new(record.Home)
 		if err := t.read(ctx, s.lock(at, &old)); err != nil {
 			return err
 		}
-		d, twin, err := decide(old.Device, old.Twin)
+		d, twin, err := decide(old.Identity, old.Twin)
 		if err != nil {
 			return err
 		}
@@ -67,10 +95,9 @@ func (s *Store) Change(ctx context.Context, host string, id device.ID, decide fu
 }
 
 // Move implements hub.Registry.
-func (s *Store) Move(ctx context.Context, from hub.Place, host string, id device.ID, decide func(at *hub.Device, twin *hub.Twin, left *hub.Device, leftTwin *hub.Twin) (*hub.Device, *hub.Twin, error)) error {
-	to := hub.Place{Hub: host, ID: id}
-	if from == to {
-		return fmt.Errorf("%s/%s cannot move to where it is", host, id)
+func (s *Store) Move(ctx context.Context, from, to hub.Place, decide func(at *hub.Identity, twin *hub.Twin, left *hub.Identity, leftTwin *hub.Twin) (*hub.Identity, *hub.Twin, error)) error {
+	if err := record.CanMove(from, to); err != nil {
+		return err
 	}
 	return s.transact(ctx, func(ctx context.Context, t *tx) error {
 		left, old := new(record.Home), new(record.Home)
@@ -81,12 +108,12 @@ func (s *Store) Move(ctx context.Context, from hub.Place, host string, id device
 		if err := t.read(ctx, append(first, second...)...); err != nil {
 			return err
 		}
-		d, twin, err := decide(old.Device, old.Twin, left.Device, left.Twin)
+		d, twin, err := decide(old.Identity, old.Twin, left.Identity, left.Twin)
 		if err != nil {
 			return err
 		}
-		if left.Exists() {
-			t.write(deleteHome, from.Hub, string(from.ID))
+		if err := s.writeHome(t, from, left, nil, nil); err != nil {
+			return err
 		}
 		return s.writeHome(t, to, old, d, twin)
 	})
@@ -95,7 +122,8 @@ func (s *Store) Move(ctx context.Context, from hub.Place, host string, id device
 // lock reads what is at a place, if anything is, and keeps others from changing
 // it.
 func (s *Store) lock(at hub.Place, h **record.Home) query {
-	return query{into(h, s.codec.Home), lockHome, []any{at.Hub, string(at.ID)}}
+	table, key := homeOf(at)
+	return query{into(h, s.codec.Home), table.lock, key}
 }
 
 // place names a place for reserve: two moves that cross would each find the
@@ -111,12 +139,13 @@ func reserve(what string) query {
 }
 
 // writeHome makes d and twin what is at the place where old was.
-func (s *Store) writeHome(t *tx, at hub.Place, old *record.Home, d *hub.Device, twin *hub.Twin) error {
+func (s *Store) writeHome(t *tx, at hub.Place, old *record.Home, d *hub.Identity, twin *hub.Twin) error {
+	table, key := homeOf(at)
 	switch {
 	case d == nil && !old.Exists():
 		return nil
 	case d == nil:
-		t.write(deleteHome, at.Hub, string(at.ID))
+		t.write(table.delete, key...)
 		return nil
 	}
 	values, err := s.codec.HomeValues(at, old, d, twin)
@@ -124,9 +153,9 @@ func (s *Store) writeHome(t *tx, at hub.Place, old *record.Home, d *hub.Device, 
 		return err
 	}
 	if old.Exists() {
-		t.write(updateHome, values...)
+		t.write(table.update, values...)
 	} else {
-		t.write(insertHome, values...)
+		t.write(table.insert, values...)
 	}
 	return nil
 }

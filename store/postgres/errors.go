@@ -58,7 +58,9 @@ func sorted(c *pgx.Conn, err error) error {
 		return err
 	}
 	switch {
-	case pg.Code == foreignKeyViolation: // every reference in the schema is to a scope
+	case pg.Code == foreignKeyViolation && (pg.TableName == "module" || pg.TableName == "cloud_message"):
+		return record.NoDevice().WithCause(err)
+	case pg.Code == foreignKeyViolation: // every other reference in the schema is to a scope
 		return record.NoScope().WithCause(err)
 	case pg.Code == uniqueViolation, pg.Code == serializationFailure, pg.Code == deadlockDetected:
 		return &lostRace{err}

@@ -34,9 +34,9 @@ const (
 			UPDATE counter SET value = value + $1 WHERE name = 'message' RETURNING value - $1 AS before
 		)
 		INSERT INTO message (` + record.MessageColumns + `)
-		SELECT taken.before + m.number, m.hub, m.device_id, m.enqueued, m.system, m.properties, m.body
-		FROM taken, unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bytea[])
-			WITH ORDINALITY AS m (hub, device_id, enqueued, system, properties, body, number)`
+		SELECT taken.before + m.number, m.hub, m.device_id, m.module_id, m.enqueued, m.system, m.properties, m.body
+		FROM taken, unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::bytea[])
+			WITH ORDINALITY AS m (hub, device_id, module_id, enqueued, system, properties, body, number)`
 	tellMessages = "SELECT value, pg_notify('" + messageChannel + "', value::text) FROM counter WHERE name = 'message'"
 
 	// Another server may be removing the same messages; each takes its own.
@@ -134,14 +134,15 @@ func (s *Store) append(batch []*appending) {
 // appendTogether returns the sequence number of the first message.
 func (s *Store) appendTogether(batch []*appending) (first uint64, err error) {
 	var (
-		hubs, devices      []string
-		enqueued           []int64
-		system, properties []any
-		bodies             [][]byte
+		hubs, devices, modules []string
+		enqueued               []int64
+		system, properties     []any
+		bodies                 [][]byte
 	)
 	for _, a := range batch {
 		for _, m := range a.messages {
-			hubs, devices, enqueued = append(hubs, m.Hub), append(devices, string(m.DeviceID)), append(enqueued, record.Nanoseconds(m.Enqueued))
+			hubs, devices, modules = append(hubs, m.Hub), append(devices, string(m.DeviceID)), append(modules, string(m.ModuleID))
+			enqueued = append(enqueued, record.Nanoseconds(m.Enqueued))
 			system, properties = append(system, record.Properties(m.System)), append(properties, record.Properties(m.Properties))
 			bodies = append(bodies, m.Body)
 		}
@@ -151,7 +152,7 @@ func (s *Store) appendTogether(batch []*appending) (first uint64, err error) {
 	}
 	var newest int64
 	err = s.transact(context.Background(), func(_ context.Context, t *tx) error {
-		t.write(insertMessages, int64(len(hubs)), hubs, devices, enqueued, system, properties, bodies)
+		t.write(insertMessages, int64(len(hubs)), hubs, devices, modules, enqueued, system, properties, bodies)
 		t.write(tellMessages).QueryRow(func(r pgx.Row) error { return r.Scan(&newest, nil) })
 		return nil
 	})

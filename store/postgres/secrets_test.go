@@ -27,8 +27,8 @@ func newKeys(t *testing.T) attest.SymmetricKeys {
 
 func putDevice(t *testing.T, s *Store, id device.ID, keys attest.SymmetricKeys) {
 	t.Helper()
-	err := s.Change(t.Context(), "hub-1", id, func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) {
-		return &hub.Device{Hub: "hub-1", ID: id, Auth: hub.Authentication{Type: hub.AuthSAS, Keys: keys}}, nil, nil
+	err := s.Change(t.Context(), hub.Place{Hub: "hub-1", ID: id}, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) {
+		return &hub.Identity{Place: hub.Place{Hub: "hub-1", ID: id}, Auth: hub.Authentication{Type: hub.AuthSAS, Keys: keys}}, nil, nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func TestSealedKeysStayWithTheirRecord(t *testing.T) {
 	putDevice(t, s, "pump-7", newKeys(t))
 	putDevice(t, s, "pump-8", newKeys(t))
 	behind(t, s, "UPDATE device SET keys = (SELECT keys FROM device WHERE id = 'pump-7') WHERE id = 'pump-8'")
-	if _, err := s.Device(t.Context(), "hub-1", "pump-8"); err == nil {
+	if _, err := s.Identity(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-8"}); err == nil {
 		t.Error("read pump-8 with the keys of pump-7")
 	}
 }

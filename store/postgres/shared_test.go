@@ -322,8 +322,8 @@ func TestServersDoNotGiveAKeyTwice(t *testing.T) {
 func TestServersHearOfQueuedMessages(t *testing.T) {
 	a, b := openTwo(t)
 	at := hub.Place{Hub: "hub-1", ID: "pump-7"}
-	err := a.Change(t.Context(), at.Hub, at.ID, func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) {
-		return &hub.Device{Hub: at.Hub, ID: at.ID}, nil, nil
+	err := a.Change(t.Context(), at, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) {
+		return &hub.Identity{Place: hub.Place{Hub: at.Hub, ID: at.ID}}, nil, nil
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -141,7 +141,7 @@ func TestAnOlderServerGoesOnWhileANewOneUpgrades(t *testing.T) {
 		if err != nil || r.Status != provision.Assigned || r.Pending != nil {
 			t.Errorf("the record of %s: %+v, %v", id, r, err)
 		}
-		if _, err := s.Device(ctx, "hub.example", device.ID(id)); err != nil {
+		if _, err := s.Identity(ctx, hub.Place{Hub: "hub.example", ID: device.ID(id)}); err != nil {
 			t.Errorf("the identity of %s: %v", id, err)
 		}
 	}
@@ -167,8 +167,8 @@ func TestAnOlderServerGoesOnWhileANewOneUpgrades(t *testing.T) {
 			return &provision.Registration{Scope: testScope, Key: id, ID: string(id), Status: status, Hub: "hub.example:8443", DeviceID: device.ID(id), Pending: pending}, nil
 		})
 		if err == nil {
-			err = s.Change(ctx, "hub.example", device.ID(id), func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) {
-				return &hub.Device{Hub: "hub.example", ID: device.ID(id), Auth: hub.Authentication{Type: hub.AuthSelfSigned}}, &hub.Twin{}, nil
+			err = s.Change(ctx, hub.Place{Hub: "hub.example", ID: device.ID(id)}, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) {
+				return &hub.Identity{Place: hub.Place{Hub: "hub.example", ID: device.ID(id)}, Auth: hub.Authentication{Type: hub.AuthSelfSigned}}, &hub.Twin{}, nil
 			})
 		}
 		if err != nil {

@@ -2,7 +2,8 @@ package sqlite
 
 import (
 	"context"
-	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/hub"
@@ -10,35 +11,73 @@ import (
 )
 
 const (
-	selectIdentity = "SELECT " + record.IdentityColumns + " FROM device WHERE hub = ? AND id = ?"
-	selectTwin     = "SELECT " + record.TwinColumns + " FROM device WHERE hub = ? AND id = ?"
-	selectHome     = "SELECT " + record.HomeColumns + " FROM device WHERE hub = ? AND id = ?"
-	insertHome     = "INSERT INTO device (" + record.HomeColumns + `)
-		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)`
-	updateHome = `UPDATE device SET generation_id = ?3, etag = ?4, disabled = ?5, status_reason = ?6, status_updated = ?7,
-		iot_edge = ?8, authentication = ?9, primary_thumbprint = ?10, secondary_thumbprint = ?11, keys = ?12,
-		twin_version = ?13, tags = ?14, desired = ?15, desired_version = ?16, desired_updated = ?17,
-		reported = ?18, reported_version = ?19, reported_updated = ?20 WHERE hub = ?1 AND id = ?2`
-	deleteHome       = "DELETE FROM device WHERE hub = ? AND id = ?"
 	selectIdentities = "SELECT " + record.IdentityColumns + " FROM device WHERE hub = ? AND id > ? ORDER BY id LIMIT ?"
+	selectModules    = "SELECT " + record.ModuleIdentityColumns + " FROM module WHERE hub = ? AND id = ? ORDER BY module"
 	// countDevices counts both at one moment, and reads indexes: rows are long.
 	countDevices = `SELECT (SELECT count(*) FROM device WHERE hub = ?1),
 		(SELECT count(*) FROM device WHERE hub = ?1 AND disabled <> 0)`
+	selectHasDevice = "SELECT count(*) FROM device WHERE hub = ? AND id = ?"
 )
 
-// Device implements hub.Registry.
-func (s *Store) Device(ctx context.Context, host string, id device.ID) (*hub.Device, error) {
-	return find(ctx, s, record.NoDevice(), s.codec.Identity, selectIdentity, host, string(id))
+// A homeTable has the statements for devices, or for modules.
+type homeTable struct{ identity, twin, home, insert, update, delete string }
+
+var (
+	devices = newHomeTable("device", record.IdentityColumns, record.DeviceColumns, 2)
+	modules = newHomeTable("module", record.ModuleIdentityColumns, record.ModuleColumns, 3)
+)
+
+// newHomeTable is for a table whose first columns, so many as keys, are its key.
+func newHomeTable(table, identity, all string, keys int) homeTable {
+	columns := strings.Split(all, ",")
+	var where, set, values []string
+	for i, c := range columns {
+		numbered := strings.TrimSpace(c) + " = ?" + strconv.Itoa(i+1)
+		if values = append(values, "?"); i < keys {
+			where = append(where, numbered)
+		} else {
+			set = append(set, numbered)
+		}
+	}
+	from := " FROM " + table + " WHERE " + strings.Join(where, " AND ")
+	return homeTable{
+		identity: "SELECT " + identity + from,
+		twin:     "SELECT " + record.TwinColumns + from,
+		home:     "SELECT " + identity + ", " + record.TwinColumns + from,
+		insert:   "INSERT INTO " + table + " (" + all + ") VALUES (" + strings.Join(values, ", ") + ")",
+		update:   "UPDATE " + table + " SET " + strings.Join(set, ", ") + " WHERE " + strings.Join(where, " AND "),
+		delete:   "DELETE" + from,
+	}
+}
+
+// homeOf returns the table of what is at a place, and the key of its row.
+func homeOf(at hub.Place) (homeTable, []any) {
+	if at.Module == "" {
+		return devices, []any{at.Hub, string(at.ID)}
+	}
+	return modules, []any{at.Hub, string(at.ID), string(at.Module)}
+}
+
+// Identity implements hub.Registry.
+func (s *Store) Identity(ctx context.Context, at hub.Place) (*hub.Identity, error) {
+	table, key := homeOf(at)
+	return find(ctx, s, record.NoDevice(), s.codec.Identity, table.identity, key...)
 }
 
 // Twin implements hub.Registry.
-func (s *Store) Twin(ctx context.Context, host string, id device.ID) (*hub.Twin, error) {
-	return find(ctx, s, record.NoDevice(), record.Twin, selectTwin, host, string(id))
+func (s *Store) Twin(ctx context.Context, at hub.Place) (*hub.Twin, error) {
+	table, key := homeOf(at)
+	return find(ctx, s, record.NoDevice(), record.Twin, table.twin, key...)
 }
 
 // Devices implements hub.Registry.
-func (s *Store) Devices(ctx context.Context, host string, after device.ID, limit int) ([]*hub.Device, error) {
+func (s *Store) Devices(ctx context.Context, host string, after device.ID, limit int) ([]*hub.Identity, error) {
 	return list(ctx, s, s.codec.Identity, selectIdentities, host, string(after), record.Limit(limit))
+}
+
+// Modules implements hub.Registry.
+func (s *Store) Modules(ctx context.Context, host string, id device.ID) ([]*hub.Identity, error) {
+	return list(ctx, s, s.codec.Identity, selectModules, host, string(id))
 }
 
 // Statistics implements hub.Registry.
@@ -53,25 +92,24 @@ func (s *Store) Statistics(ctx context.Context, host string) (hub.Statistics, er
 }
 
 // Change implements hub.Registry.
-func (s *Store) Change(ctx context.Context, host string, id device.ID, decide func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error)) error {
+func (s *Store) Change(ctx context.Context, at hub.Place, decide func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error)) error {
 	return s.write(ctx, func(t *tx) error {
-		old, err := s.home(t, hub.Place{Hub: host, ID: id})
+		old, err := s.home(t, at)
 		if err != nil {
 			return err
 		}
-		d, twin, err := decide(old.Device, old.Twin)
+		d, twin, err := decide(old.Identity, old.Twin)
 		if err != nil {
 			return err
 		}
-		return s.writeHome(t, hub.Place{Hub: host, ID: id}, old, d, twin)
+		return s.writeHome(t, at, old, d, twin)
 	})
 }
 
 // Move implements hub.Registry.
-func (s *Store) Move(ctx context.Context, from hub.Place, host string, id device.ID, decide func(at *hub.Device, twin *hub.Twin, left *hub.Device, leftTwin *hub.Twin) (*hub.Device, *hub.Twin, error)) error {
-	to := hub.Place{Hub: host, ID: id}
-	if from == to {
-		return fmt.Errorf("%s/%s cannot move to where it is", host, id)
+func (s *Store) Move(ctx context.Context, from, to hub.Place, decide func(at *hub.Identity, twin *hub.Twin, left *hub.Identity, leftTwin *hub.Twin) (*hub.Identity, *hub.Twin, error)) error {
+	if err := record.CanMove(from, to); err != nil {
+		return err
 	}
 	return s.write(ctx, func(t *tx) error {
 		left, err := s.home(t, from)
@@ -82,21 +120,20 @@ func (s *Store) Move(ctx context.Context, from hub.Place, host string, id device
 		if err != nil {
 			return err
 		}
-		d, twin, err := decide(old.Device, old.Twin, left.Device, left.Twin)
+		d, twin, err := decide(old.Identity, old.Twin, left.Identity, left.Twin)
 		if err != nil {
 			return err
 		}
-		if left.Exists() {
-			if err := t.exec(deleteHome, from.Hub, string(from.ID)); err != nil {
-				return err
-			}
+		if err := s.writeHome(t, from, left, nil, nil); err != nil {
+			return err
 		}
 		return s.writeHome(t, to, old, d, twin)
 	})
 }
 
 func (s *Store) home(t *tx, at hub.Place) (*record.Home, error) {
-	h, err := one(t.conn, s.codec.Home, selectHome, at.Hub, string(at.ID))
+	table, key := homeOf(at)
+	h, err := one(t.conn, s.codec.Home, table.home, key...)
 	if h == nil {
 		h = new(record.Home)
 	}
@@ -104,19 +141,29 @@ func (s *Store) home(t *tx, at hub.Place) (*record.Home, error) {
 }
 
 // writeHome makes d and twin what is at the place where old was.
-func (s *Store) writeHome(t *tx, at hub.Place, old *record.Home, d *hub.Device, twin *hub.Twin) error {
+func (s *Store) writeHome(t *tx, at hub.Place, old *record.Home, d *hub.Identity, twin *hub.Twin) error {
+	table, key := homeOf(at)
 	switch {
 	case d == nil && !old.Exists():
 		return nil
 	case d == nil:
-		return t.exec(deleteHome, at.Hub, string(at.ID))
+		return t.exec(table.delete, key...)
 	}
 	values, err := s.codec.HomeValues(at, old, d, twin)
 	if err != nil {
 		return err
 	}
 	if old.Exists() {
-		return t.exec(updateHome, values...)
+		return t.exec(table.update, values...)
 	}
-	return t.exec(insertHome, values...)
+	if at.Module != "" {
+		n, err := t.number(selectHasDevice, at.Hub, string(at.ID))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return record.NoDevice()
+		}
+	}
+	return t.exec(table.insert, values...)
 }

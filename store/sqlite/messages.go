@@ -15,7 +15,7 @@ const trimBatch = 1000
 const (
 	selectMessages    = "SELECT " + record.MessageColumns + " FROM message WHERE sequence > ? ORDER BY sequence LIMIT ?"
 	selectHubMessages = "SELECT " + record.MessageColumns + " FROM message WHERE hub = ? AND sequence > ? ORDER BY sequence LIMIT ?"
-	insertMessage     = "INSERT INTO message (" + record.MessageColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?)"
+	insertMessage     = "INSERT INTO message (" + record.MessageColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 // Append implements hub.Stream.
@@ -28,7 +28,7 @@ func (s *Store) Append(ctx context.Context, ms []*hub.Message) error {
 		first = t.sequence + 1
 		for _, m := range ms {
 			t.sequence++
-			err := t.exec(insertMessage, int64(t.sequence), m.Hub, string(m.DeviceID), record.Nanoseconds(m.Enqueued),
+			err := t.exec(insertMessage, int64(t.sequence), m.Hub, string(m.DeviceID), string(m.ModuleID), record.Nanoseconds(m.Enqueued),
 				record.Properties(m.System), record.Properties(m.Properties), m.Body)
 			if err != nil {
 				return err

@@ -105,11 +105,11 @@ func benchRegister(ctx context.Context, s Store, i int, keys attest.SymmetricKey
 	if err != nil {
 		return err
 	}
-	err = s.Change(ctx, "hub-1.example.com", id, func(d *hub.Device, twin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+	err = s.Change(ctx, hub.Place{Hub: "hub-1.example.com", ID: id}, func(d *hub.Identity, twin *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 		if d != nil {
 			return d, twin, nil
 		}
-		d = &hub.Device{Hub: "hub-1.example.com", ID: id, GenerationID: "638000000000000000", ETag: "MTIzNDU2Nzg5", StatusUpdated: now,
+		d = &hub.Identity{Place: hub.Place{Hub: "hub-1.example.com", ID: id}, GenerationID: "638000000000000000", ETag: "MTIzNDU2Nzg5", StatusUpdated: now,
 			Auth: hub.Authentication{Type: hub.AuthSAS, Keys: keys}}
 		twin = &hub.Twin{Tags: json.RawMessage("{}"), Desired: json.RawMessage(`{"interval":60}`), Reported: json.RawMessage("{}"), Version: 2, DesiredVersion: 1, ReportedVersion: 1}
 		return d, twin, nil

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berth-iot/berth/attest"
 	"github.com/berth-iot/berth/device"
@@ -14,28 +15,41 @@ import (
 	"github.com/berth-iot/berth/hub"
 )
 
-func home(host string, id device.ID) (*hub.Device, *hub.Twin) {
-	d := filled[*hub.Device]()
-	d.Hub, d.ID = host, id
+func home(host string, id device.ID) (*hub.Identity, *hub.Twin) {
+	d := filled[*hub.Identity]()
+	d.Place, d.ManagedBy = hub.Place{Hub: host, ID: id}, "" // which is a module's
 	return d, filled[*hub.Twin]()
 }
 
-func putHome(ctx context.Context, s Store, d *hub.Device, twin *hub.Twin) error {
-	return s.Change(ctx, d.Hub, d.ID, func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) { return d, twin, nil })
+func putHome(ctx context.Context, s Store, d *hub.Identity, twin *hub.Twin) error {
+	return s.Change(ctx, d.Place, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) { return d, twin, nil })
 }
 
-// isHome checks that the place has the identity and the twin, each nil for
-// none.
-func isHome(t *testing.T, s Store, host string, id device.ID, d *hub.Device, twin *hub.Twin) {
+// module is a module's identity with something in every member it has.
+func module(host string, id, name device.ID) *hub.Identity {
+	m := filled[*hub.Identity]()
+	m.Place = hub.Place{Hub: host, ID: id, Module: name}
+	m.Disabled, m.StatusReason, m.StatusUpdated, m.IoTEdge, m.ParentScope = false, "", time.Time{}, false, "" // which are a device's
+	return m
+}
+
+// isHome is isAt for a device.
+func isHome(t *testing.T, s Store, host string, id device.ID, d *hub.Identity, twin *hub.Twin) {
 	t.Helper()
-	gotDevice, err := s.Device(t.Context(), host, id)
+	isAt(t, s, hub.Place{Hub: host, ID: id}, d, twin)
+}
+
+// isAt checks that the place has the identity and the twin, each nil for none.
+func isAt(t *testing.T, s Store, at hub.Place, d *hub.Identity, twin *hub.Twin) {
+	t.Helper()
+	gotIdentity, err := s.Identity(t.Context(), at)
 	if d == nil {
 		isKind(t, err, errs.NotFound)
 	} else {
 		noError(t, err)
-		same(t, gotDevice, d)
+		same(t, gotIdentity, d)
 	}
-	gotTwin, err := s.Twin(t.Context(), host, id)
+	gotTwin, err := s.Twin(t.Context(), at)
 	if twin == nil {
 		isKind(t, err, errs.NotFound)
 	} else {
@@ -50,14 +64,14 @@ var deviceRules = []rule{
 		for range 2 { // made, and replaced
 			noError(t, putHome(t.Context(), s, d, twin))
 			isHome(t, s, "hub-1", "Pump-7", d, twin)
-			empty := &hub.Device{Hub: "hub-1", ID: "Pump-7"}
+			empty := &hub.Identity{Place: hub.Place{Hub: "hub-1", ID: "Pump-7"}}
 			noError(t, putHome(t.Context(), s, empty, nil))
 			isHome(t, s, "hub-1", "Pump-7", empty, nil)
 		}
 	}},
 	{"an identity and a twin with little in them have no more when read", func(t *testing.T, s Store) {
 		for _, twin := range []*hub.Twin{nil, {}, {Tags: json.RawMessage{}}, {Desired: json.RawMessage("{}")}} {
-			d := &hub.Device{Hub: "hub-1", ID: "pump-7"}
+			d := &hub.Identity{Place: hub.Place{Hub: "hub-1", ID: "pump-7"}}
 			noError(t, putHome(t.Context(), s, d, twin))
 			isHome(t, s, "hub-1", "pump-7", d, twin)
 		}
@@ -75,18 +89,18 @@ var deviceRules = []rule{
 	}},
 	{"a change sees the identity and twin it replaces, and may remove both", func(t *testing.T, s Store) {
 		d, twin := home("hub-1", "pump-7")
-		noError(t, s.Change(t.Context(), "hub-1", "pump-7", func(was *hub.Device, wasTwin *hub.Twin) (*hub.Device, *hub.Twin, error) {
-			same(t, was, (*hub.Device)(nil))
+		noError(t, s.Change(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, func(was *hub.Identity, wasTwin *hub.Twin) (*hub.Identity, *hub.Twin, error) {
+			same(t, was, (*hub.Identity)(nil))
 			same(t, wasTwin, (*hub.Twin)(nil))
 			return d, twin, nil
 		}))
-		noError(t, s.Change(t.Context(), "hub-1", "pump-7", func(was *hub.Device, wasTwin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+		noError(t, s.Change(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, func(was *hub.Identity, wasTwin *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 			same(t, was, d)
 			same(t, wasTwin, twin)
 			return nil, nil, nil
 		}))
 		isHome(t, s, "hub-1", "pump-7", nil, nil)
-		noError(t, s.Change(t.Context(), "hub-1", "pump-7", func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) {
+		noError(t, s.Change(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 			return nil, nil, nil
 		}))
 	}},
@@ -94,7 +108,7 @@ var deviceRules = []rule{
 		none, err := s.Devices(t.Context(), "hub-1", "", 10)
 		noError(t, err)
 		same(t, len(none), 0)
-		want := map[string][]*hub.Device{}
+		want := map[string][]*hub.Identity{}
 		for _, id := range []device.ID{"b", "a", "$edgeHub", "A", "a!", "ab", "c"} {
 			d, twin := home("hub-1", id)
 			noError(t, putHome(t.Context(), s, d, twin))
@@ -102,11 +116,11 @@ var deviceRules = []rule{
 		}
 		other, twin := home("hub-2", "a")
 		noError(t, putHome(t.Context(), s, other, twin))
-		want["hub-2"] = []*hub.Device{other}
+		want["hub-2"] = []*hub.Identity{other}
 		for host, all := range want {
-			slices.SortFunc(all, func(a, b *hub.Device) int { return strings.Compare(string(a.ID), string(b.ID)) })
+			slices.SortFunc(all, func(a, b *hub.Identity) int { return strings.Compare(string(a.ID), string(b.ID)) })
 			for _, limit := range []int{1, 3, 7, 100} {
-				var got []*hub.Device
+				var got []*hub.Identity
 				for after := device.ID(""); ; after = got[len(got)-1].ID {
 					page, err := s.Devices(t.Context(), host, after, limit)
 					noError(t, err)
@@ -120,6 +134,90 @@ var deviceRules = []rule{
 		none, err = s.Devices(t.Context(), "hub-1", "", 0)
 		noError(t, err)
 		same(t, len(none), 0)
+	}},
+	{"a module and its twin are what was put, in every member, and go with their device", func(t *testing.T, s Store) {
+		d, twin := home("hub-1", "pump-7")
+		m, mTwin := module("hub-1", "pump-7", "$edgeAgent"), filled[*hub.Twin]()
+		isKind(t, putHome(t.Context(), s, m, mTwin), errs.NotFound)
+		noError(t, putHome(t.Context(), s, d, twin))
+		for range 2 { // made, and replaced
+			noError(t, putHome(t.Context(), s, m, mTwin))
+			isAt(t, s, m.Place, m, mTwin)
+			empty := &hub.Identity{Place: m.Place}
+			noError(t, putHome(t.Context(), s, empty, nil))
+			isAt(t, s, m.Place, empty, nil)
+		}
+		isHome(t, s, "hub-1", "pump-7", d, twin)
+		isAt(t, s, hub.Place{Hub: "hub-1", ID: "pump-7", Module: "$edgeagent"}, nil, nil)
+		noError(t, s.Change(t.Context(), d.Place, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) { return nil, nil, nil }))
+		isAt(t, s, m.Place, nil, nil)
+	}},
+	{"modules are listed by device, in the order of their bytes, and are no devices", func(t *testing.T, s Store) {
+		for _, id := range []device.ID{"pump-7", "pump-8"} {
+			d, twin := home("hub-1", id)
+			noError(t, putHome(t.Context(), s, d, twin))
+		}
+		var want []*hub.Identity
+		for _, id := range []device.ID{"a", "$edgeHub", "A"} {
+			m := module("hub-1", "pump-7", id)
+			noError(t, putHome(t.Context(), s, m, filled[*hub.Twin]()))
+			want = append(want, m)
+		}
+		slices.SortFunc(want, func(a, b *hub.Identity) int { return strings.Compare(string(a.Module), string(b.Module)) })
+		got, err := s.Modules(t.Context(), "hub-1", "pump-7")
+		noError(t, err)
+		same(t, got, want)
+		none, err := s.Modules(t.Context(), "hub-1", "pump-8")
+		noError(t, err)
+		same(t, len(none), 0)
+		listed, err := s.Devices(t.Context(), "hub-1", "", 10)
+		noError(t, err)
+		same(t, len(listed), 2)
+		counted, err := s.Statistics(t.Context(), "hub-1")
+		noError(t, err)
+		same(t, counted.Total, 2)
+	}},
+	{"modules do not move: they go when their device leaves", func(t *testing.T, s Store) {
+		d, twin := home("hub-1", "pump-7")
+		m := module("hub-1", "pump-7", "m1")
+		noError(t, putHome(t.Context(), s, d, twin))
+		noError(t, putHome(t.Context(), s, m, filled[*hub.Twin]()))
+		next, nextTwin := home("hub-2", "pump-7")
+		take := func(*hub.Identity, *hub.Twin, *hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) {
+			return next, nextTwin, nil
+		}
+		if err := s.Move(t.Context(), m.Place, hub.Place{Hub: "hub-2", ID: "pump-7", Module: "m1"}, take); err == nil {
+			t.Error("a module moved")
+		}
+		noError(t, s.Move(t.Context(), d.Place, next.Place, take))
+		isAt(t, s, m.Place, nil, nil)
+		isAt(t, s, next.Place, next, nextTwin)
+	}},
+	{"a device and its modules are made together, or not at all", func(t *testing.T, s Store) {
+		d, twin := home("hub-1", "pump-7")
+		m, mTwin := module("hub-1", "pump-7", "m1"), filled[*hub.Twin]()
+		for _, fault := range []error{errors.New("a change of mind"), nil} {
+			err := s.Together(t.Context(), func(ctx context.Context) error {
+				if err := putHome(ctx, s, d, twin); err != nil {
+					return err
+				}
+				if err := putHome(ctx, s, m, mTwin); err != nil {
+					return err
+				}
+				return fault
+			})
+			if fault == nil {
+				noError(t, err)
+				isAt(t, s, d.Place, d, twin)
+				isAt(t, s, m.Place, m, mTwin)
+				continue
+			}
+			if !errors.Is(err, fault) {
+				t.Errorf("error %v", err)
+			}
+			isAt(t, s, d.Place, nil, nil)
+			isAt(t, s, m.Place, nil, nil)
+		}
 	}},
 	{"devices are counted by hub and by status", func(t *testing.T, s Store) {
 		count := func(host string, total, disabled int) {
@@ -142,7 +240,7 @@ var deviceRules = []rule{
 		d.Disabled = false
 		noError(t, putHome(t.Context(), s, d, twin))
 		count("hub-1", 4, 1)
-		noError(t, s.Change(t.Context(), "hub-1", "d", func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) { return nil, nil, nil }))
+		noError(t, s.Change(t.Context(), hub.Place{Hub: "hub-1", ID: "d"}, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) { return nil, nil, nil }))
 		count("hub-1", 3, 0)
 	}},
 	{"keys change when and only when they are changed", func(t *testing.T, s Store) {
@@ -151,14 +249,14 @@ var deviceRules = []rule{
 		for _, next := range []attest.SymmetricKeys{
 			keys, keys, {Primary: keys.Secondary, Secondary: keys.Primary}, {Primary: keys.Primary}, {Secondary: keys.Primary}, {}, keys,
 		} {
-			noError(t, s.Change(t.Context(), "hub-1", "pump-7", func(was *hub.Device, _ *hub.Twin) (*hub.Device, *hub.Twin, error) {
+			noError(t, s.Change(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, func(was *hub.Identity, _ *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 				if was != nil {
 					d = was
 				}
 				d.Auth.Keys = next
 				return d, twin, nil
 			}))
-			got, err := s.Device(t.Context(), "hub-1", "pump-7")
+			got, err := s.Identity(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"})
 			noError(t, err)
 			same(t, got.Auth.Keys, next)
 		}
@@ -167,7 +265,7 @@ var deviceRules = []rule{
 		d, twin := home("hub-1", "pump-7")
 		noError(t, putHome(t.Context(), s, d, twin))
 		refusal := errors.New("no")
-		err := s.Change(t.Context(), "hub-1", "pump-7", func(was *hub.Device, _ *hub.Twin) (*hub.Device, *hub.Twin, error) {
+		err := s.Change(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, func(was *hub.Identity, _ *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 			was.ETag = "changed"
 			return was, nil, refusal
 		})
@@ -180,7 +278,7 @@ var deviceRules = []rule{
 		d, _ := home("hub-1", "pump-7")
 		noError(t, putHome(t.Context(), s, d, &hub.Twin{}))
 		race(32, func(int) error {
-			err := s.Change(t.Context(), "hub-1", "pump-7", func(was *hub.Device, twin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+			err := s.Change(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, func(was *hub.Identity, twin *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 				twin.Version++
 				return was, twin, nil
 			})
@@ -189,13 +287,13 @@ var deviceRules = []rule{
 			}
 			return err
 		})
-		twin, err := s.Twin(t.Context(), "hub-1", "pump-7")
+		twin, err := s.Twin(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"})
 		noError(t, err)
 		same(t, twin.Version, int64(32))
 	}},
 	{"a change cannot rename a device", func(t *testing.T, s Store) {
-		for _, other := range []*hub.Device{{Hub: "hub-1", ID: "Pump-7"}, {Hub: "hub-2", ID: "pump-7"}} {
-			err := s.Change(t.Context(), "hub-1", "pump-7", func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) { return other, nil, nil })
+		for _, other := range []*hub.Identity{{Place: hub.Place{Hub: "hub-1", ID: "Pump-7"}}, {Place: hub.Place{Hub: "hub-2", ID: "pump-7"}}} {
+			err := s.Change(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) { return other, nil, nil })
 			isKind(t, err, errs.Internal)
 		}
 	}},
@@ -204,14 +302,14 @@ var deviceRules = []rule{
 		noError(t, putHome(t.Context(), s, left, leftTwin))
 		stays, staysTwin := home("hub-1", "pump-8")
 		noError(t, putHome(t.Context(), s, stays, staysTwin))
-		for _, at := range []*hub.Device{nil, {Hub: "hub-2", ID: "pump-7", ETag: "there"}} {
+		for _, at := range []*hub.Identity{nil, {Place: hub.Place{Hub: "hub-2", ID: "pump-7"}, ETag: "there"}} {
 			if at != nil {
 				noError(t, putHome(t.Context(), s, at, &hub.Twin{Version: 9}))
 				noError(t, putHome(t.Context(), s, left, leftTwin))
 			}
 			moved, _ := home("hub-2", "pump-7")
-			err := s.Move(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, "hub-2", "pump-7",
-				func(gotAt *hub.Device, twin *hub.Twin, gotLeft *hub.Device, gotLeftTwin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+			err := s.Move(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, hub.Place{Hub: "hub-2", ID: "pump-7"},
+				func(gotAt *hub.Identity, twin *hub.Twin, gotLeft *hub.Identity, gotLeftTwin *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 					same(t, gotAt, at)
 					same(t, twin != nil, at != nil)
 					same(t, gotLeft, left)
@@ -230,29 +328,29 @@ var deviceRules = []rule{
 			if i%2 == 0 {
 				from, to = to, from
 			}
-			err := s.Move(t.Context(), from, to.Hub, to.ID, func(at *hub.Device, _ *hub.Twin, left *hub.Device, _ *hub.Twin) (*hub.Device, *hub.Twin, error) {
+			err := s.Move(t.Context(), from, to, func(at *hub.Identity, _ *hub.Twin, left *hub.Identity, _ *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 				if at != nil && left != nil {
 					return nil, nil, errors.New("it is at both hubs")
 				}
-				return &hub.Device{Hub: to.Hub, ID: to.ID}, nil, nil
+				return &hub.Identity{Place: hub.Place{Hub: to.Hub, ID: to.ID}}, nil, nil
 			})
 			if err != nil {
 				t.Error(err)
 			}
 			return err
 		})
-		_, err1 := s.Device(t.Context(), "hub-1", "pump-7")
-		_, err2 := s.Device(t.Context(), "hub-2", "pump-7")
+		_, err1 := s.Identity(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"})
+		_, err2 := s.Identity(t.Context(), hub.Place{Hub: "hub-2", ID: "pump-7"})
 		if (err1 == nil) == (err2 == nil) {
 			t.Errorf("it is at both hubs or at none: %v, %v", err1, err2)
 		}
 	}},
 	{"a device may move from where nothing is", func(t *testing.T, s Store) {
 		d, twin := home("hub-2", "pump-7")
-		noError(t, s.Move(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, "hub-2", "pump-7",
-			func(at *hub.Device, _ *hub.Twin, left *hub.Device, leftTwin *hub.Twin) (*hub.Device, *hub.Twin, error) {
-				same(t, at, (*hub.Device)(nil))
-				same(t, left, (*hub.Device)(nil))
+		noError(t, s.Move(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, hub.Place{Hub: "hub-2", ID: "pump-7"},
+			func(at *hub.Identity, _ *hub.Twin, left *hub.Identity, leftTwin *hub.Twin) (*hub.Identity, *hub.Twin, error) {
+				same(t, at, (*hub.Identity)(nil))
+				same(t, left, (*hub.Identity)(nil))
 				same(t, leftTwin, (*hub.Twin)(nil))
 				return d, twin, nil
 			}))
@@ -264,9 +362,9 @@ var deviceRules = []rule{
 		at, twin := home("hub-2", "pump-7")
 		noError(t, putHome(t.Context(), s, at, twin))
 		refusal := errors.New("no")
-		move := func(d *hub.Device, decided error) error {
-			return s.Move(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, "hub-2", "pump-7",
-				func(*hub.Device, *hub.Twin, *hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) {
+		move := func(d *hub.Identity, decided error) error {
+			return s.Move(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, hub.Place{Hub: "hub-2", ID: "pump-7"},
+				func(*hub.Identity, *hub.Twin, *hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 					return d, nil, decided
 				})
 		}
@@ -283,8 +381,8 @@ var deviceRules = []rule{
 	{"a device does not move to where it is", func(t *testing.T, s Store) {
 		d, twin := home("hub-1", "pump-7")
 		noError(t, putHome(t.Context(), s, d, twin))
-		isKind(t, s.Move(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, "hub-1", "pump-7",
-			func(*hub.Device, *hub.Twin, *hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) {
+		isKind(t, s.Move(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, hub.Place{Hub: "hub-1", ID: "pump-7"},
+			func(*hub.Identity, *hub.Twin, *hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 				return d, nil, nil
 			}), errs.Internal)
 		isHome(t, s, "hub-1", "pump-7", d, twin)

@@ -29,7 +29,7 @@ func queued(t *testing.T, s Store, at hub.Place) []*hub.CloudMessage {
 	return changeQueue(t, s, at, hub.QueueChange{})
 }
 
-func putDevice(t *testing.T, s Store, at hub.Place) *hub.Device {
+func putDevice(t *testing.T, s Store, at hub.Place) *hub.Identity {
 	t.Helper()
 	d, twin := home(at.Hub, at.ID)
 	noError(t, putHome(t.Context(), s, d, twin))
@@ -143,13 +143,13 @@ var queueRules = []rule{
 		changeQueue(t, s, pump7, hub.QueueChange{Add: []*hub.CloudMessage{toDevice("a")}})
 		noError(t, putHome(t.Context(), s, d, &hub.Twin{})) // written over, it stays
 		same(t, messageIDs(queued(t, s, pump7)), "[a]")
-		noError(t, s.Change(t.Context(), "hub-1", "pump-7", func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) { return nil, nil, nil }))
+		noError(t, s.Change(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) { return nil, nil, nil }))
 		same(t, messageIDs(queued(t, s, pump7)), "[]")
 		putDevice(t, s, pump7)
 		same(t, messageIDs(queued(t, s, pump7)), "[]")
 		changeQueue(t, s, pump7, hub.QueueChange{Add: []*hub.CloudMessage{toDevice("b")}})
-		noError(t, s.Move(t.Context(), pump7, "hub-2", "pump-7",
-			func(_ *hub.Device, _ *hub.Twin, left *hub.Device, twin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+		noError(t, s.Move(t.Context(), pump7, hub.Place{Hub: "hub-2", ID: "pump-7"},
+			func(_ *hub.Identity, _ *hub.Twin, left *hub.Identity, twin *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 				left.Hub = "hub-2"
 				return left, twin, nil
 			}))
@@ -258,7 +258,7 @@ var queueRules = []rule{
 		for i := range 8 {
 			changeQueue(t, s, pump7, hub.QueueChange{Feedback: []hub.Feedback{feedback("hub-1", fmt.Sprint(i), epoch)}})
 		}
-		noError(t, s.Change(t.Context(), "hub-1", "pump-7", func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) { return nil, nil, nil }))
+		noError(t, s.Change(t.Context(), hub.Place{Hub: "hub-1", ID: "pump-7"}, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) { return nil, nil, nil }))
 		taken := make(chan string, 64)
 		race(8, func(i int) error {
 			locked, err := s.LockFeedback(t.Context(), "hub-1", fmt.Sprint("t", i), epoch, epoch.Add(time.Minute), 2)

@@ -256,7 +256,7 @@ var scopeRules = []rule{
 		isKind(t, s.DeleteScope(ctx, scopeA), errs.Conflict)
 		noError(t, s.PutLinkedHub(ctx, scopeA, local("hub.example")))
 		noError(t, s.DeleteLinkedHub(ctx, scopeA, "hub.example"))
-		noError(t, s.Change(ctx, d.Hub, d.ID, func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) { return nil, nil, nil }))
+		noError(t, s.Change(ctx, d.Place, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) { return nil, nil, nil }))
 		noError(t, s.Append(ctx, []*hub.Message{message("hub.example", "pump-7")}))
 		isKind(t, s.PutLinkedHub(ctx, scopeB, local("hub.example")), errs.Conflict)
 		isKind(t, s.DeleteScope(ctx, scopeA), errs.Conflict)

@@ -28,9 +28,9 @@ func register(ctx context.Context, s Store, key device.RegistrationID, tag strin
 	if err != nil {
 		return err
 	}
-	return s.Change(ctx, "hub-1", device.ID(key), func(d *hub.Device, twin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+	return s.Change(ctx, hub.Place{Hub: "hub-1", ID: device.ID(key)}, func(d *hub.Identity, twin *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 		if d == nil {
-			d, twin = &hub.Device{Hub: "hub-1", ID: device.ID(key)}, &hub.Twin{}
+			d, twin = &hub.Identity{Place: hub.Place{Hub: "hub-1", ID: device.ID(key)}}, &hub.Twin{}
 		}
 		d.ETag = tag
 		twin.Version++
@@ -47,8 +47,8 @@ func registerTogether(ctx context.Context, s Store, key device.RegistrationID, t
 func agree(t *testing.T, s Store, key device.RegistrationID) int {
 	t.Helper()
 	r, err1 := s.Registration(t.Context(), scopeA, key)
-	d, err2 := s.Device(t.Context(), "hub-1", device.ID(key))
-	twin, err3 := s.Twin(t.Context(), "hub-1", device.ID(key))
+	d, err2 := s.Identity(t.Context(), hub.Place{Hub: "hub-1", ID: device.ID(key)})
+	twin, err3 := s.Twin(t.Context(), hub.Place{Hub: "hub-1", ID: device.ID(key)})
 	if errs.KindOf(err1) == errs.NotFound && errs.KindOf(err2) == errs.NotFound && errs.KindOf(err3) == errs.NotFound {
 		return 0
 	}
@@ -76,8 +76,8 @@ var togetherRules = []rule{
 			moved.Hub = "hub-2"
 			return errors.Join(
 				register(ctx, s, "pump-7", "one"),
-				s.Move(ctx, hub.Place{Hub: "hub-1", ID: "pump-8"}, "hub-2", "pump-8",
-					func(_ *hub.Device, _ *hub.Twin, _ *hub.Device, leftTwin *hub.Twin) (*hub.Device, *hub.Twin, error) {
+				s.Move(ctx, hub.Place{Hub: "hub-1", ID: "pump-8"}, hub.Place{Hub: "hub-2", ID: "pump-8"},
+					func(_ *hub.Identity, _ *hub.Twin, _ *hub.Identity, leftTwin *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 						return &moved, leftTwin, nil
 					}),
 				putEntry(ctx, s, group),
@@ -116,7 +116,7 @@ var togetherRules = []rule{
 	{"a decision for an error wrote nothing, so the others can go on without it", func(t *testing.T, s Store) {
 		refusal := errors.New("no")
 		noError(t, s.Together(t.Context(), func(ctx context.Context) error {
-			err := s.Change(ctx, "hub-1", "pump-7", func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) { return nil, nil, refusal })
+			err := s.Change(ctx, hub.Place{Hub: "hub-1", ID: "pump-7"}, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) { return nil, nil, refusal })
 			if err != refusal {
 				t.Errorf("decide's error came back as %v", err)
 			}
@@ -129,9 +129,9 @@ var togetherRules = []rule{
 		noError(t, registerTogether(t.Context(), s, "pump-7", "one"))
 		isKind(t, s.Together(t.Context(), func(ctx context.Context) error {
 			noError(t, register(ctx, s, "pump-8", "one"))
-			isKind(t, s.Move(ctx, hub.Place{Hub: "hub-1", ID: "pump-7"}, "hub-2", "pump-7",
-				func(*hub.Device, *hub.Twin, *hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) {
-					return &hub.Device{Hub: "hub-2", ID: "renamed"}, nil, nil
+			isKind(t, s.Move(ctx, hub.Place{Hub: "hub-1", ID: "pump-7"}, hub.Place{Hub: "hub-2", ID: "pump-7"},
+				func(*hub.Identity, *hub.Twin, *hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) {
+					return &hub.Identity{Place: hub.Place{Hub: "hub-2", ID: "renamed"}}, nil, nil
 				}), errs.Internal)
 			return nil
 		}), errs.Internal)
@@ -193,7 +193,7 @@ var togetherRules = []rule{
 			same(t, agree(t, s, "pump-7"), 1) // which is outside
 			_, err := s.Registration(ctx, scopeA, "pump-7")
 			note(err)
-			_, err = s.Device(ctx, "hub-1", "pump-7")
+			_, err = s.Identity(ctx, hub.Place{Hub: "hub-1", ID: "pump-7"})
 			note(err)
 			_, err = s.Scope(ctx, scopeA)
 			note(err)
@@ -242,7 +242,7 @@ var togetherRules = []rule{
 			same(t, err == nil, outcome == nil)
 			isKind(t, register(escaped, s, "pump-8", "one"), errs.Internal)
 			isKind(t, registerTogether(escaped, s, "pump-8", "one"), errs.Internal)
-			isKind(t, s.Change(escaped, "hub-1", "pump-8", func(*hub.Device, *hub.Twin) (*hub.Device, *hub.Twin, error) {
+			isKind(t, s.Change(escaped, hub.Place{Hub: "hub-1", ID: "pump-8"}, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 				t.Error("decided")
 				return nil, nil, nil
 			}), errs.Internal)

@@ -89,10 +89,10 @@ func Write(ctx context.Context, s Store, worker int, name string, acknowledged f
 // move takes the device to the hub where it is not.
 func move(ctx context.Context, s Store, id device.ID) error {
 	here, there := "hub-1", "hub-2"
-	if _, err := s.Device(ctx, here, id); err == nil {
+	if _, err := s.Identity(ctx, hub.Place{Hub: here, ID: id}); err == nil {
 		here, there = there, here
 	}
-	return s.Move(ctx, hub.Place{Hub: there, ID: id}, here, id, func(at *hub.Device, _ *hub.Twin, left *hub.Device, _ *hub.Twin) (*hub.Device, *hub.Twin, error) {
+	return s.Move(ctx, hub.Place{Hub: there, ID: id}, hub.Place{Hub: here, ID: id}, func(at *hub.Identity, _ *hub.Twin, left *hub.Identity, _ *hub.Twin) (*hub.Identity, *hub.Twin, error) {
 		d := left
 		switch {
 		case at != nil:
@@ -102,7 +102,7 @@ func move(ctx context.Context, s Store, id device.ID) error {
 			if err != nil {
 				return nil, nil, err
 			}
-			d = &hub.Device{Auth: hub.Authentication{Type: hub.AuthSAS, Keys: attest.SymmetricKeys{Primary: k}}}
+			d = &hub.Identity{Auth: hub.Authentication{Type: hub.AuthSAS, Keys: attest.SymmetricKeys{Primary: k}}}
 		}
 		d.Hub, d.ID = here, id
 		return d, &hub.Twin{}, nil
@@ -225,8 +225,8 @@ func (w *Witness) Check(t *testing.T, s Store) {
 	}
 	w.checkMessages(t, s)
 	for id := range w.moved {
-		_, err1 := s.Device(ctx, "hub-1", id)
-		_, err2 := s.Device(ctx, "hub-2", id)
+		_, err1 := s.Identity(ctx, hub.Place{Hub: "hub-1", ID: id})
+		_, err2 := s.Identity(ctx, hub.Place{Hub: "hub-2", ID: id})
 		if (err1 == nil) == (err2 == nil) {
 			t.Errorf("%s is at both hubs or at none: %v, %v", id, err1, err2)
 		}

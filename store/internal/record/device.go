@@ -9,21 +9,29 @@ import (
 	"github.com/berth-iot/berth/store/internal/sealed"
 )
 
-// IdentityColumns and TwinColumns are in the order in which their readers and
-// HomeValues go through them. An identity and its twin are one row, for they
-// come and go together. The first two are the key.
+// IdentityColumns and TwinColumns are what Identity and Twin read of a device,
+// ModuleIdentityColumns what Identity reads of a module, and DeviceColumns and
+// ModuleColumns the rows of HomeValues. An identity and its twin are one row, for
+// they come and go together. A device's first two columns are its key, a module's
+// first three.
 const (
-	IdentityColumns = `hub, id, generation_id, etag, disabled, status_reason, status_updated, iot_edge, authentication,
-	primary_thumbprint, secondary_thumbprint, keys`
-	TwinColumns = "twin_version, tags, desired, desired_version, desired_updated, reported, reported_version, reported_updated"
-	HomeColumns = IdentityColumns + ", " + TwinColumns
+	IdentityColumns = `hub, id, '' AS module, generation_id, etag, disabled, status_reason, status_updated, iot_edge, parent_scope, '' AS managed_by,
+	` + authColumns
+	ModuleIdentityColumns = `hub, id, module, generation_id, etag, false AS disabled, '' AS status_reason, NULL AS status_updated, false AS iot_edge,
+	'' AS parent_scope, managed_by, ` + authColumns
+	TwinColumns = `twin_version, tags, desired, desired_version, desired_updated, desired_metadata,
+	reported, reported_version, reported_updated, reported_metadata, configurations, model_id`
+	DeviceColumns = "hub, id, generation_id, etag, disabled, status_reason, status_updated, iot_edge, parent_scope, " + authColumns + ", " + TwinColumns + ", indexed"
+	ModuleColumns = "hub, id, module, generation_id, etag, managed_by, " + authColumns + ", " + TwinColumns + ", indexed"
+
+	authColumns = "authentication, primary_thumbprint, secondary_thumbprint, keys"
 )
 
 // A Home is a device's identity and its twin, or none: its zero value. It
 // remembers what the row has, also when someone changes the device.
 type Home struct {
-	Device *hub.Device
-	Twin   *hub.Twin
+	Identity *hub.Identity
+	Twin     *hub.Twin
 
 	exists bool
 	sealed []byte
@@ -34,23 +42,23 @@ type Home struct {
 func (h *Home) Exists() bool { return h.exists }
 
 // Identity reads the columns of an identity.
-func (c Codec) Identity(r *Row) (*hub.Device, error) {
+func (c Codec) Identity(r *Row) (*hub.Identity, error) {
 	h, err := c.identity(r)
 	if err != nil {
 		return nil, err
 	}
-	return h.Device, nil
+	return h.Identity, nil
 }
 
 func (c Codec) identity(r *Row) (*Home, error) {
-	d := &hub.Device{
-		Hub: r.Text(), ID: device.ID(r.Text()), GenerationID: r.Text(), ETag: r.Text(), Disabled: r.Flag(), StatusReason: r.Text(),
-		StatusUpdated: r.Time(), IoTEdge: r.Flag(),
+	d := &hub.Identity{
+		Place: hub.Place{Hub: r.Text(), ID: device.ID(r.Text()), Module: device.ID(r.Text())}, GenerationID: r.Text(), ETag: r.Text(),
+		Disabled: r.Flag(), StatusReason: r.Text(), StatusUpdated: r.Time(), IoTEdge: r.Flag(), ParentScope: r.Text(), ManagedBy: r.Text(),
 		Auth: hub.Authentication{Type: hub.AuthenticationType(r.Text()), PrimaryThumbprint: r.Text(), SecondaryThumbprint: r.Text()},
 	}
-	h := &Home{Device: d, exists: true, sealed: r.Blob()}
+	h := &Home{Identity: d, exists: true, sealed: r.Blob()}
 	var err error
-	if h.keys, err = sealed.OpenKeys(c.Sealer, h.sealed, "device", d.Hub, string(d.ID)); err != nil {
+	if h.keys, err = sealed.OpenKeys(c.Sealer, h.sealed, sealedFor(d.Place)...); err != nil {
 		return nil, err
 	}
 	d.Auth.Keys = h.keys
@@ -64,8 +72,9 @@ func Twin(r *Row) (*hub.Twin, error) {
 		return nil, nil
 	}
 	return &hub.Twin{
-		Version: version, Tags: r.JSON(), Desired: r.JSON(), DesiredVersion: r.Number(), DesiredUpdated: r.Time(),
-		Reported: r.JSON(), ReportedVersion: r.Number(), ReportedUpdated: r.Time(),
+		Version: version, Tags: r.JSON(), Desired: r.JSON(), DesiredVersion: r.Number(), DesiredUpdated: r.Time(), DesiredMetadata: r.JSON(),
+		Reported: r.JSON(), ReportedVersion: r.Number(), ReportedUpdated: r.Time(), ReportedMetadata: r.JSON(),
+		Configurations: r.JSON(), ModelID: r.Text(),
 	}, nil
 }
 
@@ -82,26 +91,49 @@ func (c Codec) Home(r *Row) (*Home, error) {
 // HomeValues returns the row of d and its twin, which is nil for none, at the
 // place where old was. Keys that did not change stay sealed as they are. It
 // refuses a d of another place: a change cannot rename a device.
-func (c Codec) HomeValues(at hub.Place, old *Home, d *hub.Device, twin *hub.Twin) ([]any, error) {
-	if d.Hub != at.Hub || d.ID != at.ID {
-		return nil, fmt.Errorf("device %s/%s cannot become %s/%s", at.Hub, at.ID, d.Hub, d.ID)
+func (c Codec) HomeValues(at hub.Place, old *Home, d *hub.Identity, twin *hub.Twin) ([]any, error) {
+	if d.Place != at {
+		return nil, fmt.Errorf("%s/%s cannot become %s/%s", at.Hub, at, d.Hub, d)
 	}
 	keys := old.sealed
 	if k := d.Auth.Keys; !k.Primary.Equal(old.keys.Primary) || !k.Secondary.Equal(old.keys.Secondary) {
 		var err error
-		if keys, err = sealed.Keys(c.Sealer, k, "device", at.Hub, string(at.ID)); err != nil {
+		if keys, err = sealed.Keys(c.Sealer, k, sealedFor(at)...); err != nil {
 			return nil, err
 		}
 	}
-	values := [20]any{
-		at.Hub, string(at.ID), d.GenerationID, d.ETag, d.Disabled, d.StatusReason, nanoseconds(d.StatusUpdated), d.IoTEdge,
-		string(d.Auth.Type), d.Auth.PrimaryThumbprint, d.Auth.SecondaryThumbprint, keys,
+	values := make([]any, 0, 26)
+	if at.Module == "" {
+		values = append(values, at.Hub, string(at.ID), d.GenerationID, d.ETag, d.Disabled, d.StatusReason, nanoseconds(d.StatusUpdated), d.IoTEdge, d.ParentScope)
+	} else {
+		values = append(values, at.Hub, string(at.ID), string(at.Module), d.GenerationID, d.ETag, d.ManagedBy)
 	}
-	if twin != nil {
-		copy(values[12:], []any{
-			twin.Version, jsonText(twin.Tags), jsonText(twin.Desired), twin.DesiredVersion, nanoseconds(twin.DesiredUpdated),
-			jsonText(twin.Reported), twin.ReportedVersion, nanoseconds(twin.ReportedUpdated),
-		})
+	values = append(values, string(d.Auth.Type), d.Auth.PrimaryThumbprint, d.Auth.SecondaryThumbprint, keys)
+	if twin == nil {
+		return append(values, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil), nil
 	}
-	return values[:], nil
+	return append(values,
+		twin.Version, jsonText(twin.Tags), jsonText(twin.Desired), twin.DesiredVersion, nanoseconds(twin.DesiredUpdated), jsonText(twin.DesiredMetadata),
+		jsonText(twin.Reported), twin.ReportedVersion, nanoseconds(twin.ReportedUpdated), jsonText(twin.ReportedMetadata),
+		jsonText(twin.Configurations), twin.ModelID, twin.Version), nil
+}
+
+// CanMove returns an error unless a device can move from one place to the other:
+// modules stay with their device, which is not where it comes from.
+func CanMove(from, to hub.Place) error {
+	if from == to {
+		return fmt.Errorf("%s/%s cannot move to where it is", to.Hub, to)
+	}
+	if from.Module != "" || to.Module != "" {
+		return fmt.Errorf("%s/%s cannot move to %s/%s: modules do not move", from.Hub, from, to.Hub, to)
+	}
+	return nil
+}
+
+// sealedFor names the place that keys are sealed for.
+func sealedFor(at hub.Place) []string {
+	if at.Module == "" {
+		return []string{"device", at.Hub, string(at.ID)}
+	}
+	return []string{"module", at.Hub, string(at.ID), string(at.Module)}
 }

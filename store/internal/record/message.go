@@ -6,11 +6,11 @@ import (
 )
 
 // MessageColumns are in the order in which Message goes through them.
-const MessageColumns = "sequence, hub, device_id, enqueued, system, properties, body"
+const MessageColumns = "sequence, hub, device_id, module_id, enqueued, system, properties, body"
 
 // Message reads the row of a message.
 func Message(r *Row) (*hub.Message, error) {
-	m := &hub.Message{Sequence: uint64(r.Number()), Hub: r.Text(), DeviceID: device.ID(r.Text()), Enqueued: r.Time()}
+	m := &hub.Message{Sequence: uint64(r.Number()), Hub: r.Text(), DeviceID: device.ID(r.Text()), ModuleID: device.ID(r.Text()), Enqueued: r.Time()}
 	if err := r.decode(&m.System); err != nil {
 		return nil, err
 	}
