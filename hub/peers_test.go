@@ -214,7 +214,9 @@ func (i *installation) hears(w *wire, versions ...int64) {
 
 func TestMethodsReachOtherServers(t *testing.T) {
 	together(t, func(t *testing.T, i *installation, a, b *server) {
-		call := func(m hub.Method) (hub.MethodResult, error) { return a.Invoke(t.Context(), owner, hub.Place{Hub: host, ID: "d1"}, m) }
+		call := func(m hub.Method) (hub.MethodResult, error) {
+			return a.Invoke(t.Context(), owner, hub.Place{Hub: host, ID: "d1"}, m)
+		}
 		_, err := call(hub.Method{Name: "reboot"})
 		wantCode(t, "a device that is nowhere", err, errs.CodeDeviceNotOnline)
 		w := i.connect(b, "b")
