@@ -29,6 +29,8 @@ type store interface {
 	hub.Registry
 	hub.Stream
 	hub.Queues
+	hub.RoutingStore
+	hub.Positions
 	PutScope(context.Context, provision.Scope) error
 	ListScopes(context.Context) ([]provision.Scope, error)
 	ChangeScopes(context.Context, func([]provision.Scope) (*provision.Scope, error)) error

@@ -101,6 +101,9 @@ func (t *tx) claimHub(ctx context.Context, scope device.IDScope, name string) er
 		return record.HubTaken(name)
 	case owner != "":
 		t.write("DELETE FROM policy WHERE owner = $1", string(access.HubOwner(name)))
+		for _, table := range record.RoutingTables {
+			t.write("DELETE FROM "+table+" WHERE hub = $1", name)
+		}
 	}
 	t.write("INSERT INTO hub (name, scope) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET scope = excluded.scope", name, string(scope))
 	return nil

@@ -49,6 +49,8 @@ var (
 	_ hub.Registry               = (*Store)(nil)
 	_ hub.Stream                 = (*Store)(nil)
 	_ hub.Queues                 = (*Store)(nil)
+	_ hub.RoutingStore           = (*Store)(nil)
+	_ hub.Positions              = (*Store)(nil)
 )
 
 // A Store is an open database. Its methods may be called at the same time, and

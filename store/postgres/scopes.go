@@ -119,6 +119,9 @@ func (s *Store) DeleteScope(ctx context.Context, id device.IDScope) error {
 			return record.ScopeInUse(contents)
 		}
 		t.write("DELETE FROM policy WHERE owner = $1 OR owner IN (SELECT 'hub:' || name FROM hub WHERE scope = $2)", string(access.ScopeOwner(id)), string(id))
+		for _, table := range record.RoutingTables {
+			t.write("DELETE FROM "+table+" WHERE hub IN (SELECT name FROM hub WHERE scope = $1)", string(id))
+		}
 		for _, table := range record.ScopeProperty {
 			t.write("DELETE FROM "+table+" WHERE scope = $1", string(id))
 		}

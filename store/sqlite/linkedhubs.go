@@ -101,6 +101,11 @@ func (t *tx) claimHub(scope device.IDScope, name string) error {
 		if err := t.exec("DELETE FROM policy WHERE owner = ?", string(access.HubOwner(name))); err != nil {
 			return err
 		}
+		for _, table := range record.RoutingTables {
+			if err := t.exec("DELETE FROM "+table+" WHERE hub = ?", name); err != nil {
+				return err
+			}
+		}
 	}
 	return t.exec("INSERT INTO hub (name, scope) VALUES (?, ?) ON CONFLICT DO UPDATE SET scope = excluded.scope", name, string(scope))
 }

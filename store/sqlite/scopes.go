@@ -102,6 +102,11 @@ func (s *Store) DeleteScope(ctx context.Context, id device.IDScope) error {
 		if err := t.exec("DELETE FROM policy WHERE owner = ? OR owner IN (SELECT 'hub:' || name FROM hub WHERE scope = ?)", string(access.ScopeOwner(id)), string(id)); err != nil {
 			return err
 		}
+		for _, table := range record.RoutingTables {
+			if err := t.exec("DELETE FROM "+table+" WHERE hub IN (SELECT name FROM hub WHERE scope = ?)", string(id)); err != nil {
+				return err
+			}
+		}
 		for _, table := range record.ScopeProperty {
 			if err := t.exec("DELETE FROM "+table+" WHERE scope = ?", string(id)); err != nil {
 				return err

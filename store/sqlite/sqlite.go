@@ -32,6 +32,7 @@ import (
 	"github.com/berth-iot/berth/store/internal/cache"
 	"github.com/berth-iot/berth/store/internal/news"
 	"github.com/berth-iot/berth/store/internal/record"
+	"github.com/berth-iot/berth/store/segment"
 )
 
 var (
@@ -45,6 +46,8 @@ var (
 	_ hub.Registry               = (*Store)(nil)
 	_ hub.Stream                 = (*Store)(nil)
 	_ hub.Queues                 = (*Store)(nil)
+	_ hub.RoutingStore           = (*Store)(nil)
+	_ hub.Positions              = (*Store)(nil)
 )
 
 // A Store is an open database. Its methods may be called at the same time. An
@@ -54,10 +57,10 @@ type Store struct {
 	codec record.Codec
 	lock  *os.File // held as long as the store is open
 
-	writer   *conn         // owned by runWriter
-	sequence uint64        // of the newest message; owned by runWriter
-	queue    chan *write   // closed by Close
-	written  chan struct{} // closed when runWriter has returned
+	writer  *conn         // owned by runWriter
+	queue   chan *write   // closed by Close
+	written chan struct{} // closed when runWriter has returned
+	stream  *segment.Log  // the messages
 
 	readers chan *conn // the idle ones
 
@@ -168,13 +171,7 @@ func (s *Store) openWriter(ctx context.Context, path string) (err error) {
 	if err := s.learnKeys(ctx); err != nil {
 		return fmt.Errorf("learning which enrollments share a key: %w", err)
 	}
-	newest, err := s.writer.number("SELECT max(sequence, (SELECT coalesce(max(sequence), 0) FROM message)) FROM message_trimmed")
-	if err != nil {
-		return err
-	}
-	s.sequence = uint64(newest)
-	s.news.Publish(s.sequence)
-	return nil
+	return s.openStream(ctx, path)
 }
 
 func dsn(path string) string {
@@ -228,7 +225,7 @@ func (s *Store) Close() error {
 		failures = append(failures, (<-s.readers).close())
 	}
 	// The last connection to close moves the log into the database.
-	failures = append(failures, s.writer.close(), unlock(s.lock))
+	failures = append(failures, s.stream.Close(), s.writer.close(), unlock(s.lock))
 	return errors.Join(failures...)
 }
 
@@ -236,6 +233,9 @@ func (s *Store) Close() error {
 func (s *Store) release() {
 	for len(s.readers) > 0 {
 		(<-s.readers).close()
+	}
+	if s.stream != nil {
+		s.stream.Close()
 	}
 	if s.writer != nil {
 		s.writer.close()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
+	"github.com/berth-iot/berth/hub"
 )
 
 var epoch = time.Date(2025, 6, 1, 12, 30, 0, 123456789, time.UTC)
@@ -53,6 +54,9 @@ func fill(v reflect.Value, n *int) {
 			panic(err)
 		}
 		v.Set(reflect.ValueOf(k))
+		return
+	case hub.Secret:
+		v.Set(reflect.ValueOf(hub.NewSecret(fmt.Appendf(nil, "secret-%d", *n))))
 		return
 	case netip.Prefix:
 		v.Set(reflect.ValueOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(*n >> 8), byte(*n)}), 24)))
@@ -118,6 +122,11 @@ func difference(path string, got, want reflect.Value) string {
 	case device.SymmetricKey:
 		if !got.Interface().(device.SymmetricKey).Equal(w) {
 			return path + " is another key"
+		}
+		return ""
+	case hub.Secret:
+		if !bytes.Equal(got.Interface().(hub.Secret).Bytes(), w.Bytes()) {
+			return path + " is another secret"
 		}
 		return ""
 	case netip.Prefix:

@@ -58,6 +58,24 @@ func key(b []byte) (device.SymmetricKey, error) {
 	return device.NewSymmetricKey(b)
 }
 
+// Secret seals bytes for the column "secret" of the record that path names.
+func Secret(by hsm.Sealer, plain []byte, path ...string) ([]byte, error) {
+	sealed, err := by.Seal(plain, strings.Join(path, "/")+"/secret")
+	if err != nil {
+		return nil, fmt.Errorf("sealing the secret of %q: %w", path, err)
+	}
+	return sealed, nil
+}
+
+// OpenSecret is the inverse of Secret. The path must be the same one.
+func OpenSecret(by hsm.Sealer, sealed []byte, path ...string) ([]byte, error) {
+	plain, err := by.Open(sealed, strings.Join(path, "/")+"/secret")
+	if err != nil {
+		return nil, fmt.Errorf("opening the secret of %q: %w", path, err)
+	}
+	return plain, nil
+}
+
 // context names the member "keys" of a record. No element but the last can
 // contain a slash.
 func context(path []string) string { return strings.Join(path, "/") + "/keys" }
