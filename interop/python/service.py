@@ -1,19 +1,18 @@
-"""An operator's programs in Python: the provisioning service's SDK, which was
-generated from the published description of the service API, and the hub's."""
+"""An operator's programs at the provisioning service, with its SDK for Python,
+which was generated from the published description of the service API."""
 
 import base64
 import hashlib
 import hmac
 import os
 import subprocess
+import sys
 import unittest
 from pathlib import Path
 
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.iot.deviceprovisioning import DeviceProvisioningClient, generate_sas_token
-from azure.iot.hub import IoTHubRegistryManager
-from azure.iot.hub.models import Twin, TwinProperties
 
 import requests
 
@@ -31,7 +30,7 @@ def unique(what):
     """A registration ID that no other claim has used."""
     global _made
     _made += 1
-    return f"python-{what}-{os.environ['BERTH_ANSWERS']}-{_made}"
+    return f"python-{Path(sys.argv[0]).stem}-{what}-{os.environ['BERTH_ANSWERS']}-{_made}"
 
 
 def self_signed(name):
@@ -201,37 +200,6 @@ def register(registration_id, key):
         f"https://{DPS}/{scope}/registrations/{registration_id}/register?api-version=2021-06-01",
         json={"registrationId": registration_id}, headers={"Authorization": token}, timeout=10)
     assert answer.status_code == 202, answer.text
-
-
-class Registry(unittest.TestCase):
-    def setUp(self):
-        self.hub = IoTHubRegistryManager((DATA / "hub.connection").read_text().strip())
-
-    def test_identity(self):
-        """the hub's registry creates, reads, disables, lists and deletes an identity"""
-        device, primary, secondary = unique("identity"), base64.b64encode(b"p" * 32).decode(), base64.b64encode(b"s" * 32).decode()
-        created = self.hub.create_device_with_sas(device, primary, secondary, "enabled")
-        self.assertEqual(created.authentication.symmetric_key.primary_key, primary)
-        changed = self.hub.update_device_with_sas(device, created.etag, primary, secondary, "disabled", status_reason="lost")
-        self.assertEqual((changed.status, changed.status_reason, changed.generation_id), ("disabled", "lost", created.generation_id))
-        self.assertIn(device, [d.device_id for d in self.hub.get_devices(1000)])
-        self.assertGreaterEqual(self.hub.get_device_registry_statistics().total_device_count, 1)
-        self.hub.delete_device(device)
-        with self.assertRaises(Exception) as gone:
-            self.hub.get_device(device)
-        self.assertEqual(gone.exception.response.status_code, 404)
-
-    def test_twin(self):
-        """an operator changes a device's twin under its etag"""
-        device = unique("twin")
-        thumbprint = "AB" * 32
-        self.hub.create_device_with_x509(device, thumbprint, thumbprint, "enabled")
-        self.addCleanup(self.hub.delete_device, device)
-        patched = self.hub.update_twin(device, Twin(tags={"site": "a"}, properties=TwinProperties(desired={"rate": 1})), '"*"')
-        self.assertEqual((patched.tags, patched.properties.desired["rate"]), ({"site": "a"}, 1))
-        replaced = self.hub.replace_twin(device, Twin(tags={"line": 2}, properties=TwinProperties(desired={})), patched.etag)
-        self.assertEqual(replaced.tags, {"line": 2})
-        self.assertNotIn("rate", self.hub.get_twin(device).properties.desired)
 
 
 if __name__ == "__main__":
