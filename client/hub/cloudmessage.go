@@ -70,7 +70,13 @@ func (c *Connection) receive() {
 	for {
 		select {
 		case g := <-c.inbox:
-			c.hand(g)
+			select {
+			case c.hands <- struct{}{}:
+				c.hand(g)
+				<-c.hands
+			case <-c.done:
+				return
+			}
 		case <-c.done:
 			return
 		}
@@ -104,4 +110,13 @@ func (c *Connection) setback() (before int) {
 	defer c.mu.Unlock()
 	c.setbacks++
 	return c.setbacks - 1
+}
+
+// rest lets the message that is being handled be acknowledged, if that does not
+// take long, and no other one be handled.
+func (c *Connection) rest() {
+	select {
+	case c.hands <- struct{}{}:
+	case <-time.After(farewellTimeout):
+	}
 }

@@ -237,3 +237,42 @@ func TestMessagesThatNobodyTakesStayAtTheHub(t *testing.T) {
 		}
 	})
 }
+
+// What is being handled when the device leaves is acknowledged, if it does not
+// take too long.
+func TestAMessageIsTakenBeforeTheFarewell(t *testing.T) {
+	for name, c := range map[string]struct {
+		takes time.Duration
+		acked bool
+	}{"soon": {time.Second, true}, "never": {time.Hour, false}} {
+		t.Run(name, func(t *testing.T) {
+			var heard chan string
+			take := func(config *hub.ConnectionConfig) {
+				heard = make(chan string, 2)
+				config.OnMessage = func(_ context.Context, m hub.CloudMessage) error {
+					heard <- m.MessageID
+					<-time.After(c.takes)
+					return nil
+				}
+			}
+			live(t, take, func(t *testing.T, cloud *cloud, connection *hub.Connection, p *peer) {
+				p.give(1, "a", "")
+				p.give(2, "b", "")
+				<-heard
+				synctest.Wait()
+				began := time.Now()
+				go connection.Close()
+				if c.acked {
+					p.taken(1)
+				}
+				expect[*mqtt.Disconnect](p)
+				p.Close()
+				<-connection.Done()
+				if took := time.Since(began); took > 2*time.Second || len(heard) > 0 {
+					t.Errorf("it left after %v, and %d more messages", took, len(heard))
+				}
+				<-time.After(time.Hour)
+			})
+		})
+	}
+}

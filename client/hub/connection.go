@@ -153,6 +153,7 @@ type Connection struct {
 	room   chan struct{} // has one member for each message that waits
 	calls  chan struct{} // and for each method that is run
 	inbox  chan given    // messages that wait for OnMessage
+	hands  chan struct{} // has a member while it is called
 	follow follower
 
 	mu       sync.Mutex // guards what follows
@@ -193,7 +194,7 @@ func Connect(ctx context.Context, config ConnectionConfig) (*Connection, error) 
 		return nil, fmt.Errorf("hub: %w", err)
 	}
 	c := &Connection{
-		config: config, done: make(chan struct{}), room: make(chan struct{}, config.Pending), calls: make(chan struct{}, maxCalls), inbox: make(chan given, maxWaiting),
+		config: config, done: make(chan struct{}), room: make(chan struct{}, config.Pending), calls: make(chan struct{}, maxCalls), inbox: make(chan given, maxWaiting), hands: make(chan struct{}, 1),
 		place: place{config.Host, config.DeviceID}, present: make(chan struct{}), requests: make(map[string]request),
 		follow: follower{wake: make(chan struct{}, 1)},
 	}
@@ -286,7 +287,8 @@ func (c *Connection) Home() (host string, id device.ID) {
 }
 
 // Close says farewell to the hub and ends the Connection. Messages that wait are
-// given up. It is not for the function given to Queue, nor for Changed.
+// given up; one that OnMessage is taking gets two seconds. It is not for the
+// function given to Queue, nor for OnMessage or Changed.
 func (c *Connection) Close() error {
 	c.cancel()
 	<-c.done
@@ -578,7 +580,10 @@ func (c *Connection) transmit(m *outgoing) {
 // converse handles packets until the line is over.
 func (c *Connection) converse(l *line) error {
 	go c.tend(l)
-	stop := context.AfterFunc(c.ctx, func() { l.leave(ErrClosed) })
+	stop := context.AfterFunc(c.ctx, func() {
+		c.rest()
+		l.leave(ErrClosed)
+	})
 	defer stop()
 	for {
 		err := l.raw.SetReadDeadline(time.Now().Add(c.config.KeepAlive + patience))
