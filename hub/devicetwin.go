@@ -40,6 +40,7 @@ func (s *Service) PatchReported(ctx context.Context, from Sender, patch json.Raw
 		return 0, invalid("properties.reported is not a JSON object")
 	}
 	var now int64
+	var before, after *Twin
 	err := s.registry.Change(ctx, from.Place, func(d *Identity, t *Twin) (*Identity, *Twin, error) {
 		switch {
 		case d == nil || t == nil:
@@ -62,11 +63,13 @@ func (s *Service) PatchReported(ctx context.Context, from Sender, patch json.Raw
 			next.Version++
 		}
 		now = next.ReportedVersion
+		before, after = t, &next
 		return d, &next, nil
 	})
 	if err != nil {
 		return 0, fmt.Errorf("writing the reported properties of %q of %s: %w", from, from.Hub, err)
 	}
+	s.twinChanged(from.Place, updateTwin, before, after)
 	return now, nil
 }
 

@@ -88,6 +88,7 @@ func (s *Service) Attach(ctx context.Context, from Sender, link Link) (detach fu
 		before.link.Close(ErrTakenOver)
 	}
 	s.tell(News{Kind: NewsConnected, At: at, Connected: c.stamp})
+	s.connectionChanged(at, c.stamp, true)
 	// Whoever disables the device from now on finds it here; who did so since it
 	// proved itself did not. What changed of its twin by now it is not told: it asks
 	// when it is connected. Where nothing can be read, what is told first shows that
@@ -95,7 +96,11 @@ func (s *Service) Attach(ctx context.Context, from Sender, link Link) (detach fu
 	if t, err := s.check(ctx, at, c); err == nil && t != nil {
 		c.learnt(t.DesiredVersion)
 	}
-	return func() { s.live.detach(at, c) }
+	return func() {
+		if s.live.detach(at, c) {
+			s.connectionChanged(at, c.stamp, false)
+		}
+	}
 }
 
 // attach makes c the connection of a device and returns the one before, or nil.
@@ -113,12 +118,15 @@ func (l *live) attach(at Place, c *connection, now int64) (before *connection) {
 	return before
 }
 
-func (l *live) detach(at Place, c *connection) {
+// detach reports whether c was still the connection of the device.
+func (l *live) detach(at Place, c *connection) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.links[at] == c {
-		delete(l.links, at)
+	if l.links[at] != c {
+		return false
 	}
+	delete(l.links, at)
+	return true
 }
 
 // heard notes that a device connected to another server, and returns the connection

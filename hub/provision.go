@@ -66,18 +66,26 @@ func (s *Service) Provision(ctx context.Context, p Provisioning) error {
 		return err
 	}
 	here := Place{Hub: p.Hub, ID: p.DeviceID}
+	var announce func()
+	settle := func(at *Identity, twin *Twin, left *Identity, leftTwin *Twin) (*Identity, *Twin, error) {
+		next, nextTwin, err := s.settle(p, at, twin, left, leftTwin)
+		announce = func() {
+			s.identityChanged(left, nil, leftTwin)
+			s.identityChanged(at, next, nextTwin)
+		}
+		return next, nextTwin, err
+	}
 	if p.From == (Place{}) || p.From == here {
 		err = s.registry.Change(ctx, here, func(at *Identity, twin *Twin) (*Identity, *Twin, error) {
-			return s.settle(p, at, twin, nil, nil)
+			return settle(at, twin, nil, nil)
 		})
 	} else {
-		err = s.registry.Move(ctx, p.From, here, func(at *Identity, twin *Twin, left *Identity, leftTwin *Twin) (*Identity, *Twin, error) {
-			return s.settle(p, at, twin, left, leftTwin)
-		})
+		err = s.registry.Move(ctx, p.From, here, settle)
 	}
 	if err != nil {
 		return fmt.Errorf("provisioning device %q at %s: %w", p.DeviceID, p.Hub, err)
 	}
+	committed(ctx, announce)
 	return nil
 }
 

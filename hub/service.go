@@ -41,6 +41,7 @@ type Service struct {
 	random   io.Reader
 	live     live
 	intake   intake
+	events   events
 }
 
 // New returns the service made of c.
@@ -160,7 +161,8 @@ func (s *Service) PutDevice(ctx context.Context, caller access.Caller, at Place,
 	if err := spec.check(); err != nil {
 		return nil, err
 	}
-	var put *Identity
+	var put, before *Identity
+	var with *Twin
 	err := s.registry.Change(ctx, at, func(old *Identity, twin *Twin) (*Identity, *Twin, error) {
 		switch {
 		case old == nil && ifMatch != nil:
@@ -175,6 +177,7 @@ func (s *Service) PutDevice(ctx context.Context, caller access.Caller, at Place,
 		}
 		var err error
 		put, err = s.identity(at, old, spec)
+		before, with = old, twin
 		return put, twin, err
 	})
 	if err != nil {
@@ -183,6 +186,7 @@ func (s *Service) PutDevice(ctx context.Context, caller access.Caller, at Place,
 	if put.Disabled {
 		s.cut(at, NewsDisabled)
 	}
+	s.identityChanged(before, put, with)
 	return put, nil
 }
 
@@ -193,19 +197,23 @@ func (s *Service) Delete(ctx context.Context, caller access.Caller, at Place, if
 	if err := caller.Require(access.RegistryWrite); err != nil {
 		return err
 	}
-	err := s.registry.Change(ctx, at, func(old *Identity, _ *Twin) (*Identity, *Twin, error) {
+	var was *Identity
+	var with *Twin
+	err := s.registry.Change(ctx, at, func(old *Identity, twin *Twin) (*Identity, *Twin, error) {
 		switch {
 		case old == nil:
 			return nil, nil, notFound(at)
 		case ifMatch != nil && !ifMatch(old.ETag):
 			return nil, nil, preconditionFailed()
 		}
+		was, with = old, twin
 		return nil, nil, nil
 	})
 	if err != nil {
 		return fmt.Errorf("deleting %q of %s: %w", at, at.Hub, err)
 	}
 	s.cut(at, NewsDeleted)
+	s.identityChanged(was, nil, with)
 	return nil
 }
 

@@ -37,7 +37,7 @@ func (s *Service) PatchTwin(ctx context.Context, caller access.Caller, at Place,
 		}
 		return section.Merge(old, said)
 	}
-	return s.changeTwin(ctx, caller, at, change, ifMatch, patch)
+	return s.changeTwin(ctx, caller, at, updateTwin, change, ifMatch, patch)
 }
 
 // ReplaceTwin writes the change over the twin's tags and desired properties,
@@ -47,10 +47,10 @@ func (s *Service) ReplaceTwin(ctx context.Context, caller access.Caller, at Plac
 	replace := func(section twin.Section, _, said json.RawMessage) (json.RawMessage, error) {
 		return section.Replace(said)
 	}
-	return s.changeTwin(ctx, caller, at, change, ifMatch, replace)
+	return s.changeTwin(ctx, caller, at, replaceTwin, change, ifMatch, replace)
 }
 
-func (s *Service) changeTwin(ctx context.Context, caller access.Caller, at Place, change TwinChange, ifMatch Precondition,
+func (s *Service) changeTwin(ctx context.Context, caller access.Caller, at Place, operation string, change TwinChange, ifMatch Precondition,
 	apply func(section twin.Section, old, said json.RawMessage) (json.RawMessage, error)) (*Identity, *Twin, error) {
 	if err := caller.Require(access.ServiceConnect); err != nil {
 		return nil, nil, err
@@ -82,6 +82,7 @@ func (s *Service) changeTwin(ctx context.Context, caller access.Caller, at Place
 		return nil, nil, fmt.Errorf("writing the twin of %q of %s: %w", at, at.Hub, err)
 	}
 	s.notify(at, before, changed)
+	s.twinChanged(at, operation, before, changed)
 	return of, changed, nil
 }
 
