@@ -168,7 +168,7 @@ func (d *Dispatcher) follow(ctx context.Context, runners map[Reader]*runner) err
 		if !route.Enabled || !ok {
 			continue
 		}
-		reader := Reader{route.Hub, RouteReader, route.Name}
+		reader := Reader{route.Hub, OfRoute, route.Name}
 		version := route.ETag + " " + sink.ETag
 		live[reader] = true
 		if old := runners[reader]; old != nil {
@@ -492,7 +492,7 @@ func (d *Dispatcher) Routes(ctx context.Context, hub string) ([]RouteStatus, err
 	all := make([]RouteStatus, 0, len(routing.Routes))
 	for _, r := range routing.Routes {
 		one := RouteStatus{Route: r}
-		reader := Reader{r.Hub, RouteReader, r.Name}
+		reader := Reader{r.Hub, OfRoute, r.Name}
 		if i := slices.IndexFunc(positions, func(p Position) bool { return p.Reader == reader }); i >= 0 {
 			one.Position = positions[i]
 			if one.Lag, one.Oldest, err = d.lag(ctx, one.Position); err != nil {
@@ -548,7 +548,7 @@ func (d *Dispatcher) PutRoute(ctx context.Context, r Route, ifMatch Precondition
 		return nil, fmt.Errorf("reading the routes of %s: %w", r.Hub, err)
 	}
 	if routing.Route(r.Name) == nil {
-		reader := Reader{r.Hub, RouteReader, r.Name}
+		reader := Reader{r.Hub, OfRoute, r.Name}
 		err := d.Positions.ChangePosition(ctx, reader, func(*Position) (*Position, error) {
 			return &Position{Reader: reader, Sequence: newest}, nil
 		})
@@ -570,7 +570,7 @@ func (d *Dispatcher) DeleteRoute(ctx context.Context, hub, name string, ifMatch 
 	if err := d.change(ctx, hub, func(old Routing) (Routing, error) { return old.removeRoute(name, ifMatch) }); err != nil {
 		return fmt.Errorf("removing the route %s of %s: %w", name, hub, err)
 	}
-	reader := Reader{hub, RouteReader, name}
+	reader := Reader{hub, OfRoute, name}
 	if err := d.Positions.ChangePosition(ctx, reader, func(*Position) (*Position, error) { return nil, nil }); err != nil {
 		return fmt.Errorf("forgetting the position of the route %s of %s: %w", name, hub, err)
 	}

@@ -145,11 +145,11 @@ func (s *Service) identityChanged(before, after *Identity, t *Twin) {
 	if operation += "DeviceIdentity"; of.Module != "" {
 		operation = operation[:len(operation)-len("DeviceIdentity")] + "ModuleIdentity"
 	}
-	s.emit(DeviceLifecycleEvents, of.Place, operation, "deviceLifecycleNotification", twinDocument(of, t))
+	s.emit(DeviceLifecycleEvents, of.Place, operation, "deviceLifecycleNotification", lifecycleBody(of, t))
 }
 
-// twinDocument is the body of an event of an identity's life.
-func twinDocument(of *Identity, t *Twin) []byte {
+// lifecycleBody is the body of an event of an identity's life.
+func lifecycleBody(of *Identity, t *Twin) []byte {
 	id, _ := json.Marshal(of.ID) // text
 	b := append([]byte(`{"deviceId":`), id...)
 	if of.Module != "" {

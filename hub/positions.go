@@ -19,8 +19,8 @@ type ReaderKind string
 
 // The kinds of readers.
 const (
-	RouteReader ReaderKind = "route"
-	GroupReader ReaderKind = "group" // a consumer group
+	OfRoute ReaderKind = "route"
+	OfGroup ReaderKind = "group" // a consumer group
 )
 
 // A Position is how far a reader has come, and who reads for it. One at a time

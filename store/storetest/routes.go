@@ -98,7 +98,7 @@ var routingRules = []rule{
 		same(t, len(got.Routes), 12)
 	}},
 	{"a position is what was put last, in every member, one a reader", func(t *testing.T, s Store) {
-		reader := hub.Reader{Hub: "hub-1", Kind: hub.RouteReader, Name: "a"}
+		reader := hub.Reader{Hub: "hub-1", Kind: hub.OfRoute, Name: "a"}
 		full := filled[hub.Position]()
 		full.Reader = reader
 		if old := changePosition(t, s, reader, &full); old != nil {
@@ -106,14 +106,14 @@ var routingRules = []rule{
 		}
 		next := hub.Position{Reader: reader, Sequence: 7}
 		same(t, changePosition(t, s, reader, &next), &full)
-		for _, other := range []hub.Reader{{Hub: "hub-1", Kind: hub.GroupReader, Name: "a"}, {Hub: "hub-2", Kind: hub.RouteReader, Name: "a"}} {
+		for _, other := range []hub.Reader{{Hub: "hub-1", Kind: hub.OfGroup, Name: "a"}, {Hub: "hub-2", Kind: hub.OfRoute, Name: "a"}} {
 			if old := changePosition(t, s, other, &hub.Position{Reader: other, Sequence: 1}); old != nil {
 				t.Errorf("%+v was there before", old)
 			}
 		}
 		got, err := s.Positions(t.Context(), "hub-1")
 		noError(t, err)
-		same(t, got, []hub.Position{{Reader: hub.Reader{Hub: "hub-1", Kind: hub.GroupReader, Name: "a"}, Sequence: 1}, next})
+		same(t, got, []hub.Position{{Reader: hub.Reader{Hub: "hub-1", Kind: hub.OfGroup, Name: "a"}, Sequence: 1}, next})
 		got, err = s.Positions(t.Context(), "")
 		noError(t, err)
 		same(t, len(got), 3)
@@ -123,7 +123,7 @@ var routingRules = []rule{
 		}
 	}},
 	{"of those who race for a position, one wins at a time", func(t *testing.T, s Store) {
-		reader := hub.Reader{Hub: "hub-1", Kind: hub.GroupReader, Name: "a"}
+		reader := hub.Reader{Hub: "hub-1", Kind: hub.OfGroup, Name: "a"}
 		race(16, func(int) error {
 			return s.ChangePosition(t.Context(), reader, func(old *hub.Position) (*hub.Position, error) {
 				next := hub.Position{}
@@ -144,7 +144,7 @@ var routingRules = []rule{
 		noError(t, s.PutLinkedHub(ctx, scopeA, provision.LinkedHub{Host: "hub-2"}))
 		for _, host := range []string{"hub-1", "hub-2"} {
 			putRouting(t, s, host, hub.Routing{Routes: []hub.Route{route(host, "a")}, Sinks: []hub.SinkConfig{sink(host, "a")}})
-			changePosition(t, s, hub.Reader{Hub: host, Kind: hub.RouteReader, Name: "a"}, &hub.Position{Sequence: 1})
+			changePosition(t, s, hub.Reader{Hub: host, Kind: hub.OfRoute, Name: "a"}, &hub.Position{Sequence: 1})
 		}
 		noError(t, s.DeleteLinkedHub(ctx, scopeA, "hub-1:8443"))
 		all, err := s.Routing(ctx, "hub-1")
