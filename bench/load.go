@@ -31,6 +31,7 @@ type store interface {
 	hub.Registry
 	hub.Stream
 	hub.Queues
+	hub.Presences
 	Close() error
 }
 
@@ -235,6 +236,6 @@ func (l *loader) registered(ctx context.Context, db store, i int) error {
 // identity gives a device its place at the hub.
 func (l *loader) identity(ctx context.Context, db store, id string) error {
 	key := l.derived(id)
-	hubs := hub.New(hub.Config{Registry: db, Stream: db, Queues: db, Policies: db, Now: func() time.Time { return l.now }, Random: rand.Reader})
+	hubs := hub.New(hub.Config{Registry: db, Stream: db, Queues: db, Presences: db, Policies: db, Now: func() time.Time { return l.now }, Random: rand.Reader})
 	return hubs.Provision(ctx, hub.Provisioning{Hub: host, DeviceID: device.ID(id), Keys: attest.SymmetricKeys{Primary: key, Secondary: key}})
 }

@@ -176,6 +176,8 @@ type Sender struct {
 	// Method is how it proved itself, in the JSON form of the message property
 	// iothub-connection-auth-method.
 	Method string
+
+	activity *activity // nil where nobody is to know of it
 }
 
 // Authenticate lets a device in, or one of its modules where module is not empty,
@@ -202,7 +204,7 @@ func (s *Service) Authenticate(ctx context.Context, h Host, id, module device.ID
 		last := v.Findings[len(v.Findings)-1]
 		return Sender{}, v.Refusal.WithCause(fmt.Errorf("%s: %s", last.Check, last.Detail))
 	}
-	return Sender{d.Place, d.GenerationID, a.method()}, nil
+	return Sender{d.Place, d.GenerationID, a.method(), new(activity)}, nil
 }
 
 func (a Attempt) method() string {

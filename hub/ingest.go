@@ -58,6 +58,7 @@ func (s *Service) received(from Sender, messages []Message) ([]*Message, error) 
 	if len(messages) > MaxBatch {
 		return nil, errs.New(errs.TooLarge, errs.CodeMessageTooLarge, "the batch has %d messages; %d are allowed", len(messages), MaxBatch)
 	}
+	s.active(from)
 	now, size := s.now(), 0
 	kept := make([]*Message, len(messages))
 	for i, m := range messages {

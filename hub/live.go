@@ -51,7 +51,8 @@ type live struct {
 // A connection is a device's link, and what it was told through it.
 type connection struct {
 	link       Link
-	generation string // of the identity that connected
+	generation string    // of the identity that connected
+	activity   *activity // of its sender
 	stamp      Stamp
 	// ordered says that others than this process change desired properties. Where
 	// nobody does, the turn orders them.
@@ -79,14 +80,15 @@ func (l *live) turn(at Place) *sync.Mutex {
 // before, to whichever server: a device has one. detach takes it back, unless
 // another one is there by then.
 func (s *Service) Attach(ctx context.Context, from Sender, link Link) (detach func()) {
-	at := Place{Hub: from.Hub, ID: from.ID}
-	c := &connection{link: link, generation: from.GenerationID, ordered: s.peers != nil}
+	at := from.Place
+	c := &connection{link: link, generation: from.GenerationID, activity: from.activity, ordered: s.peers != nil}
 	if c.ordered {
 		c.stamp.Server = s.peers.Self()
 	}
 	if before := s.live.attach(at, c, s.now().UnixNano()); before != nil {
 		before.link.Close(ErrTakenOver)
 	}
+	s.connected(from)
 	s.tell(News{Kind: NewsConnected, At: at, Connected: c.stamp})
 	s.connectionChanged(at, c.stamp, true)
 	// Whoever disables the device from now on finds it here; who did so since it
@@ -98,6 +100,7 @@ func (s *Service) Attach(ctx context.Context, from Sender, link Link) (detach fu
 	}
 	return func() {
 		if s.live.detach(at, c) {
+			s.disconnected(from)
 			s.connectionChanged(at, c.stamp, false)
 		}
 	}
@@ -118,7 +121,7 @@ func (l *live) attach(at Place, c *connection, now int64) (before *connection) {
 	return before
 }
 
-// detach reports whether c was still the connection of the device.
+// detach takes c back, and reports whether it was the device's connection still.
 func (l *live) detach(at Place, c *connection) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

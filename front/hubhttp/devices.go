@@ -64,7 +64,7 @@ func encodeDevice(d *hub.Identity, now presence) deviceJSON {
 	return deviceJSON{
 		DeviceID: d.ID, GenerationID: d.GenerationID, ETag: d.ETag,
 		ConnectionState: now.connectionState(), Status: status(d), StatusReason: orNull(d.StatusReason),
-		ConnectionStateUpdatedTime: timeJSON(time.Time{}), StatusUpdatedTime: timeJSON(d.StatusUpdated), LastActivityTime: timeJSON(time.Time{}),
+		ConnectionStateUpdatedTime: timeJSON(now.Updated), StatusUpdatedTime: timeJSON(d.StatusUpdated), LastActivityTime: timeJSON(now.LastActivity),
 		CloudToDeviceMessageCount: now.waiting,
 		Authentication: authenticationJSON{
 			SymmetricKey:   symmetricKeyJSON{orNull(d.Auth.Keys.Primary.Base64()), orNull(d.Auth.Keys.Secondary.Base64())},
@@ -230,15 +230,15 @@ func (a api) listDevices(w http.ResponseWriter, r *rest.Request, caller access.C
 	if err != nil {
 		return err
 	}
-	waiting := map[device.ID]int{}
+	var present func(hub.Place) presence
 	if len(ds) > 0 {
-		if waiting, err = a.Service.Waiting(r.Context(), host, ds[0].ID, ds[len(ds)-1].ID); err != nil {
+		if present, err = a.presences(r, host, ds[0].ID, ds[len(ds)-1].ID); err != nil {
 			return err
 		}
 	}
 	list := make([]deviceJSON, len(ds))
 	for i, d := range ds {
-		list[i] = encodeDevice(d, presence{a.connected(d), waiting[d.ID]})
+		list[i] = encodeDevice(d, present(d.Place))
 	}
 	return answerJSON(w, list)
 }
@@ -255,30 +255,8 @@ func (a api) statistics(w http.ResponseWriter, r *rest.Request, caller access.Ca
 	}{counted.Total, counted.Total - counted.Disabled, counted.Disabled})
 }
 
-// A presence is what documents say about a device beside what is written of it.
-type presence struct {
-	connected bool // to this server
-	waiting   int  // messages in its queue
-}
-
-func (a api) presence(r *rest.Request, d *hub.Identity) (presence, error) {
-	waiting, err := a.Service.Waiting(r.Context(), d.Hub, d.ID, d.ID)
-	return presence{a.connected(d), waiting[d.ID]}, err
-}
-
-func (a api) connected(d *hub.Identity) bool {
-	return a.Service.Connected(hub.Place{Hub: d.Hub, ID: d.ID})
-}
-
-func (p presence) connectionState() string {
-	if p.connected {
-		return "Connected"
-	}
-	return "Disconnected"
-}
-
 func (a api) answerDevice(w http.ResponseWriter, r *rest.Request, d *hub.Identity) error {
-	now, err := a.presence(r, d)
+	now, err := a.presence(r, d.Place)
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func encodeTwin(d *hub.Identity, t *hub.Twin, now presence) (twinJSON, error) {
 	return twinJSON{
 		DeviceID: d.ID, ETag: t.ETag(), DeviceETag: d.ETag,
 		Status: status(d), StatusReason: orNull(d.StatusReason), StatusUpdateTime: timeJSON(d.StatusUpdated),
-		ConnectionState: now.connectionState(), LastActivityTime: timeJSON(time.Time{}), CloudToDeviceMessageCount: now.waiting,
+		ConnectionState: now.connectionState(), LastActivityTime: timeJSON(now.LastActivity), CloudToDeviceMessageCount: now.waiting,
 		AuthenticationType: string(d.Auth.Type), X509Thumbprint: encodeThumbprint(d),
 		Version: t.Version, Tags: t.Tags, Properties: propertiesJSON{desired, reported},
 		Capabilities: capabilitiesJSON{d.IoTEdge}, DeviceScope: deviceScope(d), ParentScopes: []string{},
@@ -113,7 +113,7 @@ func (a api) getTwin(w http.ResponseWriter, r *rest.Request, caller access.Calle
 }
 
 func (a api) answerTwin(w http.ResponseWriter, r *rest.Request, d *hub.Identity, t *hub.Twin) error {
-	now, err := a.presence(r, d)
+	now, err := a.presence(r, d.Place)
 	if err != nil {
 		return err
 	}

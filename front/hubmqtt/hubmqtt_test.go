@@ -64,7 +64,7 @@ func begin(t *testing.T) *world {
 		}
 	})
 	w := &world{T: t, store: store}
-	w.service = hub.New(hub.Config{Registry: store, Stream: store, Queues: store, Policies: store, Now: time.Now, Random: rand.Reader})
+	w.service = hub.New(hub.Config{Registry: store, Stream: store, Queues: store, Presences: store, Policies: store, Now: time.Now, Random: rand.Reader})
 	w.front = New(Config{Service: w.service, Hubs: hubs{}, Now: time.Now, Logger: slog.New(slog.DiscardHandler), Random: rand.Reader})
 	return w
 }

@@ -29,6 +29,7 @@ type store interface {
 	hub.Registry
 	hub.Stream
 	hub.Queues
+	hub.Presences
 	hub.RoutingStore
 	hub.Positions
 	PutScope(context.Context, provision.Scope) error

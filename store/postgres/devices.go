@@ -145,6 +145,9 @@ func (s *Store) writeHome(t *tx, at hub.Place, old *record.Home, d *hub.Identity
 	case d == nil && !old.Exists():
 		return nil
 	case d == nil:
+		if at.Module != "" {
+			t.write(deletePresence, key...)
+		}
 		t.write(table.delete, key...)
 		return nil
 	}

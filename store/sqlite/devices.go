@@ -146,6 +146,11 @@ func (s *Store) writeHome(t *tx, at hub.Place, old *record.Home, d *hub.Identity
 	switch {
 	case d == nil && !old.Exists():
 		return nil
+	case d == nil && at.Module != "":
+		if err := t.exec(deletePresence, key...); err != nil {
+			return err
+		}
+		return t.exec(table.delete, key...)
 	case d == nil:
 		return t.exec(table.delete, key...)
 	}

@@ -46,6 +46,7 @@ var (
 	_ hub.Registry               = (*Store)(nil)
 	_ hub.Stream                 = (*Store)(nil)
 	_ hub.Queues                 = (*Store)(nil)
+	_ hub.Presences              = (*Store)(nil)
 	_ hub.RoutingStore           = (*Store)(nil)
 	_ hub.Positions              = (*Store)(nil)
 )

@@ -58,9 +58,10 @@ CREATE TABLE presence (
   id            text COLLATE "C" NOT NULL,
   module        text COLLATE "C" NOT NULL,
   server        text COLLATE "C" NOT NULL, -- empty where it is not connected
-  updated       bigint,       -- when it connected or ceased to be
-  last_activity bigint,
-  PRIMARY KEY (hub, id, module)
+  updated       bigint NOT NULL,           -- when it connected or ceased to be; 0 for never
+  last_activity bigint NOT NULL,           -- 0 for none
+  PRIMARY KEY (hub, id, module),
+  FOREIGN KEY (hub, id) REFERENCES device (hub, id) ON DELETE CASCADE
 );
 
 -- Servers that run: who is connected to another one is not.

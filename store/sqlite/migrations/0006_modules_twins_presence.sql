@@ -54,10 +54,11 @@ CREATE TABLE presence (
   hub           TEXT NOT NULL,
   id            TEXT NOT NULL,
   module        TEXT NOT NULL,
-  server        TEXT NOT NULL, -- empty where it is not connected
-  updated       INTEGER,       -- when it connected or ceased to be
-  last_activity INTEGER,
-  PRIMARY KEY (hub, id, module)
+  server        TEXT NOT NULL,    -- empty where it is not connected
+  updated       INTEGER NOT NULL, -- when it connected or ceased to be; 0 for never
+  last_activity INTEGER NOT NULL, -- 0 for none
+  PRIMARY KEY (hub, id, module),
+  FOREIGN KEY (hub, id) REFERENCES device (hub, id) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
 
 -- Servers that run: who is connected to another one is not.
