@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,13 +38,14 @@ type deviceRun struct {
 	identify    bool
 	mqtt        int // the port, or zero for HTTPS
 	webSocket   bool
+	receive     int // how many messages to print
 }
 
 func newDevice(t *terminal) *cobra.Command {
 	var d deviceRun
 	c := &cobra.Command{
 		Use:   "device (--tpm WHERE | --x509 CHAIN --x509-key KEY | --key FILE | --group-key FILE)",
-		Short: "Be a device: register, and send telemetry to the hub it got",
+		Short: "Be a device: register, send telemetry to the hub it got, and receive messages",
 		Long: `Be a device: register with a provisioning service, print where it was assigned
 and how long each step took, and send what --send says to that hub with the same
 credential. It speaks to any service with the DPS device REST API, and shows
@@ -58,6 +61,10 @@ The credential is one of
   --group-key        an enrollment group's key, of which the device's is derived.
                      For tests: whoever has it is every device of the group
 
+With --receive it stays connected and prints the messages that operators send it,
+each with its message-id, properties and body, or with -o json as an object on a
+line of its own. A message that was printed is acknowledged.
+
 With --identify it prints what an enrollment of its TPM needs, and does not register.
 
 Keys are files with base64 text; - reads standard input. On the machine of the
@@ -66,7 +73,8 @@ server the host, the ID scope and the CA are found in its data directory.`,
   berth device --x509 chain.pem --x509-key chain.key --send hello --property alert=false
   berth device --registration-id unit-1 --group-key fleet.key -o json
   berth device --tpm /dev/tpmrm0 --identify
-  berth device --tpm /dev/tpmrm0 --send hello --websocket`,
+  berth device --tpm /dev/tpmrm0 --send hello --websocket
+  berth device --registration-id pump-7 --key pump-7.key --mqtt --receive`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := t.device(c.Context(), d); err != nil {
@@ -91,6 +99,8 @@ server the host, the ID scope and the CA are found in its data directory.`,
 	f.IntVar(&d.mqtt, "mqtt", 0, "send over MQTT, to `PORT` or to 8883, and not over HTTPS")
 	f.Lookup("mqtt").NoOptDefVal = "8883"
 	f.BoolVar(&d.webSocket, "websocket", false, "send over MQTT on a WebSocket, and not over HTTPS")
+	f.IntVar(&d.receive, "receive", 0, "print messages to the device as they arrive, `COUNT` of them or until it is interrupted")
+	f.Lookup("receive").NoOptDefVal = strconv.Itoa(math.MaxInt)
 	f.StringArrayVar(&d.properties, "property", nil, "`name=value` of the messages; repeat for more")
 	return c
 }
@@ -136,12 +146,18 @@ func (t *terminal) device(ctx context.Context, d deviceRun) error {
 	if err != nil {
 		return t.notAssigned(line, err)
 	}
-	if len(d.send) > 0 {
-		if err := line.send(ctx, d, home, credential, options, properties); err != nil {
+	box := make(mailbox)
+	if len(d.send) > 0 || d.receive > 0 {
+		leave, err := line.live(ctx, d, home, credential, options, properties, box)
+		if err != nil {
 			return fmt.Errorf("assigned to %s as %s, and then %w", home.Hub, home.DeviceID, err)
 		}
+		defer leave()
 	}
-	return t.showDevice(home, line)
+	if err := t.showDevice(home, line); err != nil {
+		return err
+	}
+	return t.receive(ctx, box, d.receive)
 }
 
 // check finds faults of the command line and reads the properties.
@@ -161,8 +177,12 @@ func (d *deviceRun) check() (map[string]string, error) {
 		return nil, usageError{errors.New("--x509 and --x509-key go together: the certificate chain and the leaf's key")}
 	case d.id == "" && (d.key != "" || d.groupKey != ""):
 		return nil, usageError{errors.New("a symmetric key does not say whose it is: --registration-id ID")}
-	case (d.mqtt != 0 || d.webSocket) && len(d.send) == 0:
-		return nil, usageError{errors.New("--mqtt and --websocket say how to send: --send TEXT")}
+	case d.receive < 0:
+		return nil, usageError{errors.New("--receive must be more than nothing")}
+	case d.receive > 0 && d.mqtt == 0 && !d.webSocket:
+		return nil, usageError{errors.New("messages arrive over --mqtt or over --websocket")}
+	case (d.mqtt != 0 || d.webSocket) && len(d.send) == 0 && d.receive == 0:
+		return nil, usageError{errors.New("--mqtt and --websocket say how to send and receive: --send TEXT, --receive")}
 	case d.mqtt != 0 && d.webSocket:
 		return nil, usageError{errors.New("a message goes over --mqtt or over --websocket")}
 	case len(d.properties) > 0 && len(d.send) == 0:
@@ -315,34 +335,43 @@ func (l *timeline) add(step string, took time.Duration, err error) {
 
 func inMilliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// send sends what the command line says to the device's hub.
-func (l *timeline) send(ctx context.Context, d deviceRun, home *provisioning.Assignment, credential client.Credential, options client.HTTP, properties map[string]string) error {
-	var h interface {
-		Send(context.Context, hub.Message) error
-	}
-	began := time.Now()
+// live connects the device to its hub as the command line says, and sends what
+// that says. leave is how it goes.
+func (l *timeline) live(ctx context.Context, d deviceRun, home *provisioning.Assignment, credential client.Credential, options client.HTTP, properties map[string]string, box mailbox) (leave func() error, err error) {
 	if d.mqtt == 0 && !d.webSocket {
 		c, err := hub.New(hub.Config{Host: home.Hub, DeviceID: home.DeviceID, Credential: credential, HTTP: options})
 		if err != nil {
-			return err
+			return nil, err
 		}
-		h = c
-	} else {
-		config := hub.ConnectionConfig{Host: home.Hub, DeviceID: home.DeviceID, Credential: credential, RootCAs: options.RootCAs, Port: d.mqtt}
-		if d.webSocket {
-			config.Transport = hub.WebSocket
-		}
-		bounded, cancel := context.WithTimeout(ctx, connectTimeout)
-		defer cancel()
-		c, err := hub.Connect(bounded, config)
-		l.add("connect", time.Since(began), err)
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		h = c
+		return func() error { return nil }, l.send(ctx, c, d.send, properties)
 	}
-	for _, text := range d.send {
+	config := hub.ConnectionConfig{Host: home.Hub, DeviceID: home.DeviceID, Credential: credential, RootCAs: options.RootCAs, Port: d.mqtt}
+	if d.webSocket {
+		config.Transport = hub.WebSocket
+	}
+	if d.receive > 0 {
+		config.OnMessage = box.take
+	}
+	began := time.Now()
+	bounded, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	c, err := hub.Connect(bounded, config)
+	l.add("connect", time.Since(began), err)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.send(ctx, c, d.send, properties); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c.Close, nil
+}
+
+// send sends messages.
+func (l *timeline) send(ctx context.Context, h interface {
+	Send(context.Context, hub.Message) error
+}, messages []string, properties map[string]string) error {
+	for _, text := range messages {
 		m := hub.Message{Body: []byte(text), ContentEncoding: "utf-8", ContentType: "text/plain", Properties: properties}
 		if json.Valid(m.Body) {
 			m.ContentType = "application/json"
