@@ -198,21 +198,21 @@ var systemNames = map[string]string{
 	"$.ifid": "interface-id", "$.sub": "dt-subject", "$.schema": "message-schema",
 }
 
-// Split parts a bag into the system properties, by their names in a message, and
-// those of the application. System properties that devices have no say in, and
-// those that nobody knows, are left out.
+// Split takes the system properties out of a bag, by their names in a message; what
+// is left in the bag are those of the application. System properties that devices
+// have no say in, and those that nobody knows, are left out.
 func Split(bag map[string]string) (system, application map[string]string) {
-	system, application = make(map[string]string), make(map[string]string)
+	system = make(map[string]string)
 	for name, value := range bag {
-		known, ok := systemNames[name]
-		switch {
-		case ok:
-			system[known] = value
-		case !strings.HasPrefix(name, "$."):
-			application[name] = value
+		if !strings.HasPrefix(name, "$.") {
+			continue
 		}
+		if known, ok := systemNames[name]; ok {
+			system[known] = value
+		}
+		delete(bag, name)
 	}
-	return system, application
+	return system, bag
 }
 
 // TwinResponse is the topic of an answer to a TwinGet or TwinPatch. version is of
