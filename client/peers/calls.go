@@ -16,15 +16,14 @@ var errServerGone = errors.New("the server that the device was connected to is g
 // A call is a method that waits for an answer of another server.
 type call struct {
 	waiting map[identity]bool // servers that have not said whether they have the device
-	// settled says that waiting are all there are.
-	settled bool
+	settled bool              // waiting were all there are
 	// having are those that have it: more than one while the device moves.
-	having map[identity]bool
-	heard  chan struct{} // gets one when something changed
-	done   bool
-	status int
-	answer json.RawMessage
-	err    error
+	having  map[identity]bool
+	failure error         // of one that had it
+	heard   chan struct{} // gets one when something changed
+	done    bool          // a device has answered
+	status  int
+	answer  json.RawMessage
 }
 
 // Call implements hub.Peers.
@@ -39,27 +38,25 @@ func (p *Peers) Call(ctx context.Context, invoke hub.Call) (int, json.RawMessage
 	}
 	looking := time.NewTimer(answerWithin)
 	defer looking.Stop()
-	limit := looking.C
-	found := false
+	var answering <-chan time.Time // once somebody has the device
 	for {
 		where, status, answer, err := p.state(c)
 		switch {
-		case where == callDone:
+		case where == callOver:
 			return status, answer, err
-		case where == callNowhere:
-			return 0, nil, hub.ErrNotConnected
-		case where == callFound && !found:
-			found = true
-			answering := time.NewTimer(invoke.Response)
-			defer answering.Stop()
-			limit = answering.C
+		case where == callFound && answering == nil:
+			limit := time.NewTimer(invoke.Response)
+			defer limit.Stop()
+			answering = limit.C
 		}
 		select {
 		case <-c.heard:
 		case <-ctx.Done():
 			return 0, nil, ctx.Err()
-		case <-limit:
-			return 0, nil, p.expired(c)
+		case <-answering:
+			return 0, nil, context.DeadlineExceeded
+		case <-looking.C:
+			p.unheard(c)
 		}
 	}
 }
@@ -87,10 +84,9 @@ func (p *Peers) end(id uint64) {
 type callState int
 
 const (
-	callAsking  callState = iota
-	callFound             // a server has the device, and is asking it
-	callNowhere           // none has it
-	callDone
+	callAsking callState = iota
+	callFound            // a server has the device, and is asking it
+	callOver
 )
 
 func (p *Peers) state(c *call) (where callState, status int, answer json.RawMessage, err error) {
@@ -98,26 +94,29 @@ func (p *Peers) state(c *call) (where callState, status int, answer json.RawMess
 	defer p.mu.Unlock()
 	switch {
 	case c.done:
-		return callDone, c.status, c.answer, c.err
+		return callOver, c.status, c.answer, nil
 	case len(c.having) > 0:
 		return callFound, 0, nil, nil
-	case len(c.waiting) == 0 && c.settled:
-		return callNowhere, 0, nil, nil
+	case len(c.waiting) > 0:
+		return callAsking, 0, nil, nil
+	case c.failure != nil:
+		return callOver, 0, nil, c.failure
+	case c.settled:
+		return callOver, 0, nil, hub.ErrNotConnected
 	}
 	return callAsking, 0, nil, nil
 }
 
-// expired says what a call comes to when its time is over.
-func (p *Peers) expired(c *call) error {
+// unheard ends the search for the device: whoever has said nothing by now says
+// nothing.
+func (p *Peers) unheard(c *call) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case len(c.having) > 0:
-		return context.DeadlineExceeded
-	case len(c.waiting) > 0:
-		return hub.ErrUnreachable // to a server that does not answer it may be connected
+	if len(c.waiting) > 0 && c.failure == nil {
+		c.failure = hub.ErrUnreachable // it may be connected there
 	}
-	return hub.ErrNotConnected
+	c.waiting, c.settled = nil, true
+	c.tell()
 }
 
 // asked answers another server that calls a method, at once, and then when the
@@ -188,13 +187,12 @@ func (p *Peers) told(frame []byte) error {
 	if c == nil || c.done {
 		return nil
 	}
+	delete(c.waiting, h.from)
 	switch m.kind {
 	case mine:
 		if c.having[h.from] = true; o.gone {
 			c.failed(h.from, errServerGone)
 		}
-	case absent:
-		delete(c.waiting, h.from)
 	case answered:
 		c.done, c.status, c.answer = true, m.status, m.payload
 	case unanswerable:
@@ -214,11 +212,10 @@ func (p *Peers) abandonLocked(gone identity) {
 	}
 }
 
-// failed ends a call, unless another server has the device as well.
+// failed is for a server that does not get an answer of the device. Another one may.
 func (c *call) failed(at identity, err error) {
-	if delete(c.having, at); len(c.having) == 0 {
-		c.done, c.err = true, err
-	}
+	delete(c.having, at)
+	c.failure = err
 }
 
 func (c *call) tell() {
