@@ -62,6 +62,11 @@ func (s *Service) PatchReported(ctx context.Context, from Sender, patch json.Raw
 			next.Reported = reported
 			next.ReportedVersion++
 			next.ReportedUpdated = s.now()
+			next.ReportedMetadata, err = twin.Reported.Metadata(t.ReportedMetadata, twin.Stamp{Updated: t.ReportedUpdated},
+				t.Reported, reported, twin.Stamp{Updated: next.ReportedUpdated})
+			if err != nil {
+				return nil, nil, fmt.Errorf("metadata of reported properties: %w", err)
+			}
 			next.Version++
 		}
 		now = next.ReportedVersion

@@ -75,7 +75,10 @@ func (s *Service) changeTwin(ctx context.Context, caller access.Caller, at Place
 		if err != nil {
 			return nil, nil, err
 		}
-		of, before, changed = d, t, s.rewritten(t, tags, desired)
+		if changed, err = s.rewritten(t, tags, desired); err != nil {
+			return nil, nil, err
+		}
+		of, before = d, t
 		return of, changed, nil
 	})
 	if err != nil {
@@ -88,12 +91,18 @@ func (s *Service) changeTwin(ctx context.Context, caller access.Caller, at Place
 
 // rewritten returns t with other tags and desired properties. Versions move
 // where something changed.
-func (s *Service) rewritten(t *Twin, tags, desired json.RawMessage) *Twin {
+func (s *Service) rewritten(t *Twin, tags, desired json.RawMessage) (*Twin, error) {
 	next := *t
 	if !bytes.Equal(desired, t.Desired) {
 		next.Desired = desired
 		next.DesiredVersion++
 		next.DesiredUpdated = s.now()
+		var err error
+		next.DesiredMetadata, err = twin.Desired.Metadata(t.DesiredMetadata, twin.Stamp{Updated: t.DesiredUpdated, Version: t.DesiredVersion},
+			t.Desired, desired, twin.Stamp{Updated: next.DesiredUpdated, Version: next.DesiredVersion})
+		if err != nil {
+			return nil, fmt.Errorf("metadata of desired properties: %w", err)
+		}
 	}
 	if !bytes.Equal(tags, t.Tags) {
 		next.Tags = tags
@@ -101,5 +110,5 @@ func (s *Service) rewritten(t *Twin, tags, desired json.RawMessage) *Twin {
 	if next.DesiredVersion != t.DesiredVersion || !bytes.Equal(next.Tags, t.Tags) {
 		next.Version++
 	}
-	return &next
+	return &next, nil
 }

@@ -7,13 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/front/internal/rest"
 	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/hub/twin"
 )
 
 // maxTwin is the longest twin that is read, in bytes. Clients send back whole
@@ -24,6 +24,7 @@ const maxTwin = 512 << 10
 // identity it has other names: statusUpdateTime, and a flat authenticationType.
 type twinJSON struct {
 	DeviceID                  device.ID        `json:"deviceId"`
+	ModuleID                  device.ID        `json:"moduleId,omitempty"`
 	ETag                      string           `json:"etag"`
 	DeviceETag                string           `json:"deviceEtag"`
 	Status                    string           `json:"status"`
@@ -38,6 +39,7 @@ type twinJSON struct {
 	Version                   int64            `json:"version"`
 	Tags                      json.RawMessage  `json:"tags"`
 	Properties                propertiesJSON   `json:"properties"`
+	Configurations            json.RawMessage  `json:"configurations,omitempty"`
 	Capabilities              capabilitiesJSON `json:"capabilities"`
 	DeviceScope               string           `json:"deviceScope,omitempty"`
 	ParentScopes              []string         `json:"parentScopes"`
@@ -49,59 +51,41 @@ type propertiesJSON struct {
 }
 
 func encodeTwin(d *hub.Identity, t *hub.Twin, now presence) (twinJSON, error) {
-	desired, err := section(t.Desired, t.DesiredVersion, t.DesiredUpdated, &t.DesiredVersion)
+	desired, err := document(twin.Desired, t.Desired, t.DesiredMetadata, twin.Stamp{Updated: t.DesiredUpdated, Version: t.DesiredVersion}, t.DesiredVersion)
 	if err != nil {
 		return twinJSON{}, fmt.Errorf("desired properties: %w", err)
 	}
-	reported, err := section(t.Reported, t.ReportedVersion, t.ReportedUpdated, nil)
+	reported, err := document(twin.Reported, t.Reported, t.ReportedMetadata, twin.Stamp{Updated: t.ReportedUpdated}, t.ReportedVersion)
 	if err != nil {
 		return twinJSON{}, fmt.Errorf("reported properties: %w", err)
 	}
 	return twinJSON{
-		DeviceID: d.ID, ETag: t.ETag(), DeviceETag: d.ETag,
+		DeviceID: d.ID, ModuleID: d.Module, ETag: t.ETag(), DeviceETag: d.ETag,
 		Status: status(d), StatusReason: orNull(d.StatusReason), StatusUpdateTime: timeJSON(d.StatusUpdated),
 		ConnectionState: now.connectionState(), LastActivityTime: timeJSON(now.LastActivity), CloudToDeviceMessageCount: now.waiting,
 		AuthenticationType: string(d.Auth.Type), X509Thumbprint: encodeThumbprint(d),
-		Version: t.Version, Tags: t.Tags, Properties: propertiesJSON{desired, reported},
+		Version: t.Version, ModelID: t.ModelID, Tags: t.Tags, Properties: propertiesJSON{desired, reported}, Configurations: t.Configurations,
 		Capabilities: capabilitiesJSON{d.IoTEdge}, DeviceScope: deviceScope(d), ParentScopes: []string{},
 	}, nil
 }
 
-// section returns a section's properties followed by its $metadata and
-// $version.
-func section(properties json.RawMessage, version int64, updated time.Time, perNode *int64) (json.RawMessage, error) {
-	var tree map[string]any
-	if err := json.Unmarshal(properties, &tree); err != nil {
-		return nil, err
-	}
-	if tree == nil {
-		return nil, errors.New("not an object")
-	}
-	metadata, err := json.Marshal(mirror(tree, timeJSON(updated), perNode))
-	if err != nil {
-		return nil, err
+// document returns a section's properties followed by its $metadata and $version.
+func document(of twin.Section, properties, metadata json.RawMessage, written twin.Stamp, version int64) (json.RawMessage, error) {
+	if metadata == nil {
+		var err error
+		if metadata, err = of.WrittenAtOnce(properties, written); err != nil {
+			return nil, err
+		}
 	}
 	out := bytes.TrimRight(properties, " \t\r\n")
-	out = append([]byte(nil), out[:len(out)-1]...) // all but the closing brace
-	if len(tree) > 0 {
+	if !bytes.HasSuffix(out, []byte("}")) {
+		return nil, errors.New("not an object")
+	}
+	out = bytes.TrimRight(out[:len(out)-1:len(out)-1], " \t\r\n")
+	if !bytes.HasSuffix(out, []byte("{")) {
 		out = append(out, ',')
 	}
 	return fmt.Appendf(out, `"$metadata":%s,"$version":%d}`, metadata, version), nil
-}
-
-// mirror returns the metadata of a property: when it was last written and, of
-// a desired one, in which version. An object's members are mirrored in turn;
-// an array is one value. The hub keeps these for a section as a whole.
-func mirror(property any, updated string, version *int64) map[string]any {
-	node := map[string]any{"$lastUpdated": updated}
-	if version != nil {
-		node["$lastUpdatedVersion"] = *version
-	}
-	members, _ := property.(map[string]any)
-	for name, member := range members {
-		node[name] = mirror(member, updated, version)
-	}
-	return node
 }
 
 func (a api) getTwin(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {

@@ -32,7 +32,7 @@ func difference(was, is *object) *object {
 			if d := difference(outer, inner); len(d.names) > 0 {
 				patch.set(name, d)
 			}
-		case !there || !bytes.Equal(appendValue(nil, before), appendValue(nil, now)):
+		case !there || !same(before, now):
 			patch.set(name, now)
 		}
 	}
@@ -43,3 +43,5 @@ func difference(was, is *object) *object {
 	}
 	return patch
 }
+
+func same(a, b any) bool { return bytes.Equal(appendValue(nil, a), appendValue(nil, b)) }
