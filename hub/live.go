@@ -72,7 +72,7 @@ type awaited struct {
 // turn is the lock under which a device's desired properties change.
 func (l *live) turn(at Place) *sync.Mutex {
 	h := fnv.New32a()
-	h.Write([]byte(at.Hub + "/" + string(at.ID)))
+	h.Write([]byte(at.Hub + "/" + at.String()))
 	return &l.telling[h.Sum32()%uint32(len(l.telling))]
 }
 

@@ -204,7 +204,7 @@ func (s *Service) check(ctx context.Context, at Place, c *connection) (*Twin, er
 		c.link.Close(ErrDeleted)
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("reading %q of %s, which is connected: %w", at.ID, at.Hub, err)
+		return nil, fmt.Errorf("reading %q of %s, which is connected: %w", at, at.Hub, err)
 	case d.Disabled:
 		c.link.Close(ErrDisabled)
 		return nil, nil
@@ -213,7 +213,7 @@ func (s *Service) check(ctx context.Context, at Place, c *connection) (*Twin, er
 	}
 	t, err := s.registry.Twin(ctx, at)
 	if err != nil {
-		return nil, fmt.Errorf("reading the twin of %q of %s, which is connected: %w", at.ID, at.Hub, err)
+		return nil, fmt.Errorf("reading the twin of %q of %s, which is connected: %w", at, at.Hub, err)
 	}
 	return t, nil
 }

@@ -119,7 +119,7 @@ func appendText(b []byte, s string) []byte {
 }
 
 func appendPlace(b []byte, at hub.Place) []byte {
-	return appendText(appendText(b, at.Hub), string(at.ID))
+	return appendText(appendText(appendText(b, at.Hub), string(at.ID)), string(at.Module))
 }
 
 // decode reads what encode wrote, and nothing else.
@@ -235,5 +235,5 @@ func (r *reader) json() json.RawMessage {
 }
 
 func (r *reader) place() hub.Place {
-	return hub.Place{Hub: r.text(), ID: device.ID(r.text())}
+	return hub.Place{Hub: r.text(), ID: device.ID(r.text()), Module: device.ID(r.text())}
 }

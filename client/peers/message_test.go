@@ -22,7 +22,7 @@ var (
 		{kind: connected, sent: noon, news: hub.News{Kind: hub.NewsConnected, At: pump, Connected: hub.Stamp{Time: 7, Server: 1<<64 - 1}}},
 		{kind: desired, sent: noon, news: hub.News{Kind: hub.NewsDesired, At: pump, Version: 9, Patch: json.RawMessage(`{"a":null}`)}},
 		{kind: disabled, sent: noon, news: hub.News{Kind: hub.NewsDisabled, At: pump}},
-		{kind: deleted, sent: noon, news: hub.News{Kind: hub.NewsDeleted, At: pump}},
+		{kind: deleted, sent: noon, news: hub.News{Kind: hub.NewsDeleted, At: hub.Place{Hub: "hub1.example", ID: "pump-7", Module: "Valve"}}},
 		{kind: called, sent: noon, call: 5, invoke: hub.Call{At: pump, Name: "reboot", Payload: json.RawMessage(`"now"`), Response: time.Minute}},
 		{kind: called, sent: noon, call: 6, invoke: hub.Call{At: pump, Name: "reboot", Response: time.Minute}},
 		{kind: mine, sent: noon, call: 5},
