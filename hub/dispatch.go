@@ -46,6 +46,7 @@ type StreamReader interface {
 
 // A DispatcherConfig is what a Dispatcher is made of. All members are required.
 type DispatcherConfig struct {
+	Name      string // which no other process has
 	Stream    StreamReader
 	Routing   RoutingStore
 	Positions Positions
@@ -85,17 +86,12 @@ const (
 // route. Its methods may be called at the same time.
 type Dispatcher struct {
 	DispatcherConfig
-	owner   string        // of leases; drawn for this process
 	changed chan struct{} // holds one when routes were changed here
 }
 
 // NewDispatcher returns the dispatcher made of c.
-func NewDispatcher(c DispatcherConfig) (*Dispatcher, error) {
-	owner, err := draw(c.Random)
-	if err != nil {
-		return nil, fmt.Errorf("drawing a name for the dispatcher: %w", err)
-	}
-	return &Dispatcher{DispatcherConfig: c, owner: owner, changed: make(chan struct{}, 1)}, nil
+func NewDispatcher(c DispatcherConfig) *Dispatcher {
+	return &Dispatcher{DispatcherConfig: c, changed: make(chan struct{}, 1)}
 }
 
 // draw returns a name that nobody else has.
@@ -224,7 +220,7 @@ func (d *Dispatcher) serveLease(ctx context.Context, reader Reader, route Route,
 	if err != nil {
 		return fmt.Errorf("reading the end of the stream: %w", err)
 	}
-	l, _, err := take(ctx, d.Positions, d.Now, reader, d.owner, newest)
+	l, _, err := take(ctx, d.Positions, d.Now, reader, d.Name, newest)
 	if err != nil {
 		return err
 	}
@@ -517,6 +513,33 @@ func (d *Dispatcher) lag(ctx context.Context, p Position) (uint64, time.Time, er
 	return newest - next[0].Sequence + 1, next[0].Enqueued, nil
 }
 
+// Route returns one route and how it does, or an error of kind errs.NotFound.
+func (d *Dispatcher) Route(ctx context.Context, hub, name string) (*RouteStatus, error) {
+	all, err := d.Routes(ctx, hub)
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		if all[i].Name == name {
+			return &all[i], nil
+		}
+	}
+	return nil, noRoute(name)
+}
+
+// Sink returns one sink of a hub, or an error of kind errs.NotFound.
+func (d *Dispatcher) Sink(ctx context.Context, hub, name string) (*SinkConfig, error) {
+	all, err := d.Sinks(ctx, hub)
+	if err != nil {
+		return nil, err
+	}
+	config := Routing{Sinks: all}.Sink(name)
+	if config == nil {
+		return nil, noSink(name)
+	}
+	return config, nil
+}
+
 // Sinks returns the sinks of a hub.
 func (d *Dispatcher) Sinks(ctx context.Context, hub string) ([]SinkConfig, error) {
 	routing, err := d.Routing.Routing(ctx, hub)
@@ -628,27 +651,23 @@ func (d *Dispatcher) change(ctx context.Context, hub string, decide func(Routing
 }
 
 // TestSink delivers one message to a sink that says what it is, and returns what
-// comes of it.
-func (d *Dispatcher) TestSink(ctx context.Context, hub, name string) error {
-	sinks, err := d.Sinks(ctx, hub)
+// the sink said of it.
+func (d *Dispatcher) TestSink(ctx context.Context, hub, name string) (refusal, err error) {
+	config, err := d.Sink(ctx, hub, name)
 	if err != nil {
-		return err
-	}
-	config := Routing{Sinks: sinks}.Sink(name)
-	if config == nil {
-		return noSink(name)
+		return nil, err
 	}
 	kind, ok := d.Kinds[config.Kind]
 	if !ok {
-		return invalidRouting("sinks of kind %q are not known to this program", config.Kind)
+		return nil, invalidRouting("sinks of kind %q are not known to this program", config.Kind)
 	}
 	id, err := draw(d.Random)
 	if err != nil {
-		return fmt.Errorf("drawing a message-id: %w", err)
+		return nil, fmt.Errorf("drawing a message-id: %w", err)
 	}
 	sink, err := kind.Open(*config)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer sink.Close()
 	ctx, cancel := context.WithTimeout(ctx, deliverTime)
@@ -659,5 +678,5 @@ func (d *Dispatcher) TestSink(ctx context.Context, hub, name string) error {
 		System:     map[string]string{"message-id": id, "content-type": "application/json", "content-encoding": "utf-8", messageSource: "Test", enqueuedTime: enqueuedText(now)},
 		Properties: map[string]string{},
 		Body:       []byte(`{"test":true}`),
-	}})
+	}}), nil
 }

@@ -37,9 +37,10 @@ func (d *Dispatcher) NewReaderID() (string, error) { return draw(d.Random) }
 
 // OpenGroup begins to read for a consumer group behind what was committed, under a
 // name that [Dispatcher.NewReaderID] drew. A group that does not exist is made. While
-// somebody else reads, OpenGroup waits, until ctx ends. A start is for new groups:
-// with one that exists, the error is of kind errs.Conflict.
-func (d *Dispatcher) OpenGroup(ctx context.Context, hub, group, id string, start Start) (*GroupReader, error) {
+// somebody else reads, OpenGroup waits, until ctx ends; before that it calls waiting.
+// A start is for new groups: with one that exists, the error is of kind
+// errs.Conflict.
+func (d *Dispatcher) OpenGroup(ctx context.Context, hub, group, id string, start Start, waiting func()) (*GroupReader, error) {
 	if err := checkName("consumer group", group); err != nil {
 		return nil, err
 	}
@@ -70,6 +71,7 @@ func (d *Dispatcher) OpenGroup(ctx context.Context, hub, group, id string, start
 			}
 			return g, err
 		}
+		waiting()
 		timer := time.NewTimer(lookForLease)
 		select {
 		case <-timer.C:
@@ -125,10 +127,10 @@ func (d *Dispatcher) Since(ctx context.Context, t time.Time) (uint64, error) {
 	return uint64(n), nil
 }
 
-// Next returns the next messages, up to limit, and waits until there are any. The
-// error is of kind errs.Conflict when somebody else reads by now, as after a time in
+// Next returns the next messages, up to limit, and waits until there are any, or
+// else, unless wait is set, returns none. The error is of kind errs.Conflict when somebody else reads by now, as after a time in
 // which the database could not be reached.
-func (g *GroupReader) Next(ctx context.Context, limit int) ([]*Message, error) {
+func (g *GroupReader) Next(ctx context.Context, limit int, wait bool) ([]*Message, error) {
 	for {
 		newest, err := g.d.Stream.LastSequence(ctx)
 		if err != nil {
@@ -150,13 +152,16 @@ func (g *GroupReader) Next(ctx context.Context, limit int) ([]*Message, error) {
 			return page, nil
 		}
 		g.after = max(g.after, newest)
-		wait, cancel := context.WithTimeout(ctx, renewAfter)
-		err = g.d.Stream.Wait(wait, g.after)
+		if !wait {
+			return nil, nil
+		}
+		soon, cancel := context.WithTimeout(ctx, renewAfter)
+		err = g.d.Stream.Wait(soon, g.after)
 		cancel()
 		switch {
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
-		case err != nil && wait.Err() == nil:
+		case err != nil && soon.Err() == nil:
 			return nil, fmt.Errorf("waiting for messages: %w", err)
 		}
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/berth-iot/berth/front/internal/rest"
 	"github.com/berth-iot/berth/front/internal/tenant"
 	"github.com/berth-iot/berth/hsm"
+	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/limit"
 	"github.com/berth-iot/berth/provision"
 )
@@ -80,6 +81,7 @@ type Config struct {
 	Trust        Trust
 	Messages     Messages
 	Outbox       Outbox
+	Routing      *hub.Dispatcher
 	// Webhooks returns how the webhooks of all scopes do that failed, the last
 	// failure first.
 	Webhooks func() []provision.WebhookHealth
@@ -117,7 +119,7 @@ type front struct{ Config }
 
 // routes are the operations, each of which openapi.json describes.
 func (f front) routes() []rest.Route {
-	return slices.Concat(f.policyRoutes("/berth/v1/policies", f.scopeOwner), f.policyRoutes("/berth/v1/hubs/{host}/policies", f.hubOwner), f.scopeRoutes(), f.certificateRoutes(), f.trustRoutes(), []rest.Route{
+	return slices.Concat(f.policyRoutes("/berth/v1/policies", f.scopeOwner), f.policyRoutes("/berth/v1/hubs/{host}/policies", f.hubOwner), f.scopeRoutes(), f.certificateRoutes(), f.trustRoutes(), f.routingRoutes(), []rest.Route{
 		{Method: http.MethodGet, Pattern: "/healthz", Serve: f.health},
 		{Method: http.MethodGet, Pattern: "/readyz", Serve: f.ready},
 		{Method: http.MethodGet, Pattern: "/berth/v1/openapi.json", Serve: f.openapi},

@@ -70,6 +70,9 @@ const (
 
 // A selection is what the query asks for.
 type selection struct {
+	group  string    // a consumer group; empty for none
+	start  hub.Start // of a new one
+	since  time.Time
 	after  uint64 // sequence number
 	follow bool   // go on with what arrives
 	limit  uint64 // end after so many messages; zero means never
@@ -84,6 +87,12 @@ func parseSelection(r *http.Request) (selection, error) {
 	for name, values := range query {
 		value := values[0]
 		switch name {
+		case "group":
+			s.group = value
+		case "start":
+			s.start, err = parseStart(value)
+		case "since":
+			s.since, err = time.Parse(time.RFC3339, value)
 		case "after":
 			s.after, err = strconv.ParseUint(value, 10, 63)
 		case "follow":
@@ -97,10 +106,30 @@ func parseSelection(r *http.Request) (selection, error) {
 			continue // a proxy's or a client library's
 		}
 		if err != nil || len(values) > 1 {
-			return selection{}, invalid("after takes a sequence number, follow true or false, limit a positive number")
+			return selection{}, invalid("after takes a sequence number, since a time (RFC 3339), follow true or false, limit a positive number, group a name, start earliest, latest or a time")
 		}
 	}
+	switch {
+	case s.group != "" && (query.Has("after") || query.Has("since")):
+		return selection{}, invalid("A consumer group goes on where it is; start says where a new one begins")
+	case s.group == "" && (query.Has("start") || query.Has("group")):
+		return selection{}, invalid("start is for consumer groups, and those have names")
+	case query.Has("after") && query.Has("since"):
+		return selection{}, invalid("after and since exclude each other")
+	}
 	return s, nil
+}
+
+// parseStart reads where a new consumer group begins.
+func parseStart(text string) (s hub.Start, err error) {
+	switch text {
+	case "latest":
+	case "earliest":
+		s.Earliest = true
+	default:
+		s.Since, err = time.Parse(time.RFC3339, text)
+	}
+	return s, err
 }
 
 // messages streams a hub's telemetry, one JSON document a line. The stream ends
@@ -124,22 +153,66 @@ func (f front) messages(w http.ResponseWriter, r call) error {
 		case <-ctx.Done():
 		}
 	}()
-	err = f.stream(ctx, w, hub.HostName(linked.Host), want)
+	name := hub.HostName(linked.Host)
+	if want.group != "" {
+		err = f.streamGroup(ctx, w, name, want)
+	} else {
+		err = f.stream(ctx, w, name, want)
+	}
 	if ctx.Err() != nil {
 		return nil // the reader left, or was asked to
 	}
 	return err
 }
 
-func (f front) stream(ctx context.Context, w http.ResponseWriter, name string, want selection) error {
-	control := http.NewResponseController(w)
+// lines are a stream that is being written.
+type lines struct {
+	control *http.ResponseController
+	encoder *json.Encoder
+	now     func() time.Time
+}
+
+// begin begins to answer with a stream.
+func (f front) begin(w http.ResponseWriter) lines {
+	l := lines{http.NewResponseController(w), json.NewEncoder(w), f.Now}
 	// The server's timeouts are meant for short requests. Where one cannot be
 	// changed there is none.
-	_ = control.SetReadDeadline(time.Time{})
+	_ = l.control.SetReadDeadline(time.Time{})
+	_ = l.control.SetWriteDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/x-ndjson; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	lines := json.NewEncoder(w)
-	lines.SetEscapeHTML(false)
+	l.encoder.SetEscapeHTML(false)
+	return l
+}
+
+// write writes messages.
+func (l lines) write(ms []*hub.Message) error {
+	_ = l.control.SetWriteDeadline(l.now().Add(writeTimeout))
+	for _, m := range ms {
+		if err := l.encoder.Encode(encodeMessage(m)); err != nil {
+			return fmt.Errorf("writing message %d: %w", m.Sequence, err)
+		}
+	}
+	return nil
+}
+
+// flush sends what was written.
+func (l lines) flush() error {
+	_ = l.control.SetWriteDeadline(l.now().Add(writeTimeout))
+	if err := l.control.Flush(); err != nil {
+		return fmt.Errorf("sending messages: %w", err)
+	}
+	return nil
+}
+
+func (f front) stream(ctx context.Context, w http.ResponseWriter, name string, want selection) error {
+	if !want.since.IsZero() {
+		var err error
+		if want.after, err = f.Routing.Since(ctx, want.since); err != nil {
+			return err
+		}
+	}
+	lines := f.begin(w)
 	for sent := uint64(0); ; {
 		// Asked before reading: what arrives in between ends the wait.
 		newest, err := f.Messages.LastSequence(ctx)
@@ -154,12 +227,11 @@ func (f front) stream(ctx context.Context, w http.ResponseWriter, name string, w
 		if err != nil {
 			return fmt.Errorf("reading the messages of %s: %w", name, err)
 		}
-		_ = control.SetWriteDeadline(f.Now().Add(writeTimeout))
-		for _, m := range ms {
-			if err := lines.Encode(encodeMessage(m)); err != nil {
-				return fmt.Errorf("writing message %d: %w", m.Sequence, err)
-			}
-			want.after = m.Sequence
+		if err := lines.write(ms); err != nil {
+			return err
+		}
+		if len(ms) > 0 {
+			want.after = ms[len(ms)-1].Sequence
 		}
 		if sent += uint64(len(ms)); sent == want.limit && want.limit > 0 {
 			return nil
@@ -170,8 +242,8 @@ func (f front) stream(ctx context.Context, w http.ResponseWriter, name string, w
 		if !want.follow {
 			return nil
 		}
-		if err := control.Flush(); err != nil {
-			return fmt.Errorf("sending messages: %w", err)
+		if err := lines.flush(); err != nil {
+			return err
 		}
 		if err := f.Messages.Wait(ctx, max(newest, want.after)); err != nil {
 			return fmt.Errorf("waiting for messages: %w", err)

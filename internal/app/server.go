@@ -45,21 +45,22 @@ const (
 
 // A Server is a whole Berth server in one process.
 type Server struct {
-	config    Config
-	logger    *slog.Logger
-	store     store
-	hubs      *hubs
-	registrar *provision.Registrar
-	chooser   *chooser
-	handler   http.Handler
-	tls       *certificates
-	listener  net.Listener
-	metrics   *metrics
-	scrapes   net.Listener // for Prometheus, or nil
-	mqtt      *mqttserver.Server
-	mqtts     net.Listener // for MQTT over TLS, or nil
-	ready     atomic.Bool
-	draining  chan struct{}
+	config     Config
+	logger     *slog.Logger
+	store      store
+	hubs       *hubs
+	registrar  *provision.Registrar
+	dispatcher *hub.Dispatcher
+	chooser    *chooser
+	handler    http.Handler
+	tls        *certificates
+	listener   net.Listener
+	metrics    *metrics
+	scrapes    net.Listener // for Prometheus, or nil
+	mqtt       *mqttserver.Server
+	mqtts      net.Listener // for MQTT over TLS, or nil
+	ready      atomic.Bool
+	draining   chan struct{}
 }
 
 // Open readies a server: it opens the store, migrates it, loads keys and
@@ -128,11 +129,12 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 		Registry: s.store, Stream: s.store, Queues: s.store, Presences: s.store, Policies: s.store, Now: now, Random: rand.Reader,
 	})
 	s.hubs.service = hubService
+	s.dispatcher = s.newDispatcher(hubService)
 	if shared, ok := s.store.(interface{ OnQueued(func(hub.Place)) }); ok {
 		shared.OnQueued(hubService.Wake) // what other servers send to devices of this one
 	}
 	s.registrar = provision.NewRegistrar(provision.Config{
-		Enrollments: s.store, Trust: s.store, Records: s.store, Scopes: s.store, Hubs: s.hubs, Chooser: s.chooser, Secrets: key,
+		Enrollments: s.store, Trust: s.store, Records: announcing{s.store}, Scopes: s.store, Hubs: s.hubs, Chooser: s.chooser, Secrets: key,
 		Journal: journal, Now: now, Random: rand.Reader,
 		ChallengeWindow: time.Duration(s.config.Provisioning.ChallengeWindow),
 		AnswerAtOnce:    s.config.Provisioning.AnswerAtOnce,
@@ -171,7 +173,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 		admin: admin.New(admin.Config{
-			Home: scope, Scopes: scopes, Tenants: scopes, Policies: s.store, Secrets: key, Decisions: enroller, Links: s.hubs, Lists: enroller, Sharers: enroller, Certificates: enroller, Trust: enroller, Messages: s.store, Outbox: hubService,
+			Home: scope, Scopes: scopes, Tenants: scopes, Policies: s.store, Secrets: key, Decisions: enroller, Links: s.hubs, Lists: enroller, Sharers: enroller, Certificates: enroller, Trust: enroller, Messages: s.store, Outbox: hubService, Routing: s.dispatcher,
 			Version: version, Ready: s.isReady, Draining: s.draining, Webhooks: s.chooser.webhooks.Health,
 			Addresses: limits.ofAddress, Observe: s.metrics.of("admin"),
 			Now: now, Logger: s.logger, Random: rand.Reader,
@@ -243,6 +245,10 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		s.registrar.Run(ctx, time.Duration(s.config.DrainTimeout))
+		return nil
+	})
+	g.Go(func() error {
+		s.dispatcher.Run(ctx)
 		return nil
 	})
 	g.Go(func() error { return s.trim(ctx) })
