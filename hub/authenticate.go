@@ -176,6 +176,8 @@ type Sender struct {
 	// Method is how it proved itself, in the JSON form of the message property
 	// iothub-connection-auth-method.
 	Method string
+	// ModelID is the DTDL model that it says it follows, or empty.
+	ModelID string
 
 	activity *activity // nil where nobody is to know of it
 }
@@ -194,17 +196,18 @@ func (s *Service) Authenticate(ctx context.Context, h Host, id, module device.ID
 			return Sender{}, err
 		}
 	}
-	policies, err := s.policies.Policies(ctx, access.HubOwner(h.Name))
-	if err != nil {
-		return Sender{}, fmt.Errorf("reading the policies of %s: %w", h.Name, err)
+	a := Attempt{Host: h, At: at, Identity: d, Device: of, Credential: credential, Now: s.now()}
+	if a.byPolicy() {
+		if a.Policies, err = s.policies.Policies(ctx, access.HubOwner(h.Name)); err != nil {
+			return Sender{}, fmt.Errorf("reading the policies of %s: %w", h.Name, err)
+		}
 	}
-	a := Attempt{Host: h, At: at, Identity: d, Device: of, Policies: policies, Credential: credential, Now: s.now()}
 	v := AuthenticateDevice(a)
 	if !v.Accepted() {
 		last := v.Findings[len(v.Findings)-1]
 		return Sender{}, v.Refusal.WithCause(fmt.Errorf("%s: %s", last.Check, last.Detail))
 	}
-	return Sender{d.Place, d.GenerationID, a.method(), new(activity)}, nil
+	return Sender{Place: d.Place, GenerationID: d.GenerationID, Method: a.method(), activity: new(activity)}, nil
 }
 
 func (a Attempt) method() string {

@@ -23,6 +23,7 @@ const (
 	connectionAuthMethod   = "connection-auth-method"
 	messageSource          = "message-source"
 	enqueuedTime           = "enqueuedtime"
+	dataSchema             = "dt-dataschema"
 )
 
 // Ingest keeps what a device sent, all of it or none. Of each message only
@@ -76,6 +77,9 @@ func (s *Service) received(from Sender, messages []Message) ([]*Message, error) 
 		}
 		system[connectionGenerationID] = from.GenerationID
 		system[connectionAuthMethod] = from.Method
+		if delete(system, dataSchema); from.ModelID != "" {
+			system[dataSchema] = from.ModelID
+		}
 		system[messageSource] = "Telemetry"
 		system[enqueuedTime] = now.UTC().Format("2006-01-02T15:04:05.0000000Z")
 		kept[i] = &Message{

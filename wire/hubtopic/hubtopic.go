@@ -20,6 +20,13 @@ const (
 // CloudToDevice is the filter for messages to a device.
 func CloudToDevice(deviceID string) string { return "devices/" + deviceID + deviceBoundPart + "#" }
 
+// ToModule are the filters for messages to a module, as clients spell them: one for
+// each kind, or one for all.
+func ToModule(deviceID, moduleID string) []string {
+	module := "devices/" + deviceID + "/modules/" + moduleID + "/"
+	return []string{module + "messages/devicebound/#", module + "inputs/#", module + "#"}
+}
+
 // A Username is what a client says of itself in its CONNECT:
 // {host}/{deviceId}[/{moduleId}]/?api-version=…&DeviceClientType=… .
 type Username struct {
