@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"net/http"
 	"net/url"
@@ -90,6 +91,7 @@ type Message struct {
 	Sequence         uint64            `json:"sequence"` // its place in the stream
 	Hub              string            `json:"hub"`
 	DeviceID         device.ID         `json:"deviceId"`
+	ModuleID         device.ID         `json:"moduleId,omitempty"`
 	EnqueuedTime     time.Time         `json:"enqueuedTime"`
 	SystemProperties map[string]string `json:"systemProperties"` // "message-id", "content-type"
 	Properties       map[string]string `json:"properties"`       // the application's own
@@ -122,8 +124,11 @@ func (m *Message) UnmarshalJSON(line []byte) error {
 // A Selection says which messages of a hub to read. The zero value selects all
 // there are.
 type Selection struct {
-	After  uint64 // only those with a higher sequence number
-	Follow bool   // go on with what arrives, until the context ends
+	After uint64 // only those with a higher sequence number
+	// Since selects only those that were enqueued then or later; it is for when After
+	// is zero.
+	Since  time.Time
+	Follow bool // go on with what arrives, until the context ends
 }
 
 // Messages reads a hub's stream, in order. When a stream that it follows breaks
@@ -155,7 +160,12 @@ func (c *Client) Messages(ctx context.Context, host string, s Selection) iter.Se
 // stream reads one stream to its end and moves s.After along. It reports
 // whether to ask for more: when it was to follow and the stream broke off.
 func (c *Client) stream(ctx context.Context, path string, s *Selection, yield func(*Message, error) bool) (more bool, err error) {
-	query := url.Values{"after": {strconv.FormatUint(s.After, 10)}, "follow": {strconv.FormatBool(s.Follow)}}
+	query := url.Values{"follow": {strconv.FormatBool(s.Follow)}}
+	if s.After == 0 && !s.Since.IsZero() {
+		query.Set("since", s.Since.UTC().Format(time.RFC3339Nano))
+	} else {
+		query.Set("after", strconv.FormatUint(s.After, 10))
+	}
 	body, err := c.rest.Stream(ctx, rest.Request{
 		Method:     http.MethodGet,
 		Path:       "/berth/v1/" + path + "/messages?" + query.Encode(),
@@ -167,31 +177,48 @@ func (c *Client) stream(ctx context.Context, path string, s *Selection, yield fu
 		return false, err
 	}
 	defer body.Close()
-	lines := bufio.NewScanner(body)
-	lines.Buffer(nil, maxLine)
-	lines.Split(wholeLines)
-	for lines.Scan() {
-		var m Message
-		if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
-			return false, errors.New("a line of the stream is not a message")
-		}
-		if m.Sequence <= s.After {
+	for m, err := range readLines(body) {
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return false, ctx.Err()
+		case err != nil:
+			return s.Follow && !errors.Is(err, errNoMessage), err
+		case m.Sequence <= s.After:
 			return false, errors.New("the stream is out of order")
 		}
 		s.After = m.Sequence
-		if !yield(&m, nil) {
+		if !yield(m, nil) {
 			return false, nil
 		}
 	}
-	switch err := lines.Err(); {
-	case ctx.Err() != nil:
-		return false, ctx.Err()
-	case errors.Is(err, bufio.ErrTooLong):
-		return false, fmt.Errorf("a line of the stream is longer than %d bytes", maxLine)
-	case s.Follow:
-		return true, nil
-	default:
-		return false, err
+	return s.Follow && ctx.Err() == nil, ctx.Err()
+}
+
+// errNoMessage is why a stream is not read on.
+var errNoMessage = errors.New("a line of the stream is not a message")
+
+// readLines reads the messages of a stream, until it ends or breaks off.
+func readLines(body io.Reader) iter.Seq2[*Message, error] {
+	return func(yield func(*Message, error) bool) {
+		lines := bufio.NewScanner(body)
+		lines.Buffer(nil, maxLine)
+		lines.Split(wholeLines)
+		for lines.Scan() {
+			var m Message
+			if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
+				yield(nil, errNoMessage)
+				return
+			}
+			if !yield(&m, nil) {
+				return
+			}
+		}
+		switch err := lines.Err(); {
+		case errors.Is(err, bufio.ErrTooLong):
+			yield(nil, fmt.Errorf("%w: it is longer than %d bytes", errNoMessage, maxLine))
+		case err != nil:
+			yield(nil, err)
+		}
 	}
 }
 

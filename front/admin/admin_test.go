@@ -45,6 +45,7 @@ type server struct {
 	enroller  *provision.Enroller
 	owner     access.Policy
 	webhooks  []provision.WebhookHealth
+	far       *far
 	ready     error
 	drain     func()
 }
@@ -69,7 +70,7 @@ func start(t *testing.T) *server {
 	}
 	draining := make(chan struct{})
 	journal := provision.NewJournal(10)
-	s := &server{T: t, store: store, drain: func() { close(draining) }}
+	s := &server{T: t, store: store, far: &far{}, drain: func() { close(draining) }}
 	s.owner = s.policy("provisioningserviceowner", access.AllProvisioning)
 	s.registrar = provision.NewRegistrar(provision.Config{
 		Enrollments: store, Records: store, Scopes: store, Hubs: nil, Secrets: secrets, Journal: journal,
@@ -81,6 +82,7 @@ func start(t *testing.T) *server {
 		Decisions: s.enroller,
 		Links:     links{store}, Lists: s.enroller, Sharers: s.enroller, Certificates: s.enroller, Trust: s.enroller, Messages: store, Version: "1.2.3",
 		Outbox:   hub.New(hub.Config{Registry: store, Stream: store, Queues: store, Presences: store, Policies: store, Now: time.Now, Random: rand.Reader}),
+		Routing:  dispatcher(store, s.far),
 		Ready:    func(context.Context) error { return s.ready },
 		Draining: draining,
 		Webhooks: func() []provision.WebhookHealth { return s.webhooks },

@@ -33,6 +33,7 @@ type messageJSON struct {
 	Sequence         uint64            `json:"sequence"`
 	Hub              string            `json:"hub"`
 	DeviceID         device.ID         `json:"deviceId"`
+	ModuleID         device.ID         `json:"moduleId,omitempty"`
 	EnqueuedTime     time.Time         `json:"enqueuedTime"`
 	SystemProperties map[string]string `json:"systemProperties"`
 	Properties       map[string]string `json:"properties"`
@@ -42,7 +43,7 @@ type messageJSON struct {
 
 func encodeMessage(m *hub.Message) messageJSON {
 	line := messageJSON{
-		Sequence: m.Sequence, Hub: m.Hub, DeviceID: m.DeviceID, EnqueuedTime: m.Enqueued.UTC(),
+		Sequence: m.Sequence, Hub: m.Hub, DeviceID: m.DeviceID, ModuleID: m.ModuleID, EnqueuedTime: m.Enqueued.UTC(),
 		SystemProperties: orEmpty(m.System), Properties: orEmpty(m.Properties),
 	}
 	if utf8.Valid(m.Body) {

@@ -158,6 +158,8 @@ type Request struct {
 	Also []int
 	// MaxAnswer bounds the answer's body, in bytes.
 	MaxAnswer int64
+	// Began is told the header of a stream; nil for nobody.
+	Began func(http.Header)
 }
 
 // An Answer is what came back.
@@ -230,6 +232,9 @@ func (c *Client) Stream(ctx context.Context, r Request) (io.ReadCloser, error) {
 		if err != nil {
 			cancel(nil)
 			return err
+		}
+		if r.Began != nil {
+			r.Began(resp.Header)
 		}
 		body = stream{resp.Body, cancel}
 		return nil

@@ -125,6 +125,7 @@ type envelope struct {
 type message struct {
 	Sequence         uint64            `json:"sequence"`
 	DeviceID         device.ID         `json:"deviceId"`
+	ModuleID         device.ID         `json:"moduleId,omitempty"`
 	EnqueuedTime     time.Time         `json:"enqueuedTime"`
 	SystemProperties map[string]string `json:"systemProperties"`
 	Properties       map[string]string `json:"properties"`
@@ -136,7 +137,7 @@ type message struct {
 func encode(batch []*hub.Message) ([]byte, error) {
 	e := envelope{Type: "hub.messages", Hub: batch[0].Hub}
 	for _, m := range batch {
-		one := message{m.Sequence, m.DeviceID, m.Enqueued.UTC(), orEmpty(m.System), orEmpty(m.Properties), nil, nil}
+		one := message{m.Sequence, m.DeviceID, m.ModuleID, m.Enqueued.UTC(), orEmpty(m.System), orEmpty(m.Properties), nil, nil}
 		if utf8.Valid(m.Body) {
 			text := string(m.Body)
 			one.Body = &text
