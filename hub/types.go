@@ -126,6 +126,7 @@ type Registry interface {
 	// context that it is given, or of nothing when do fails. do may be called more
 	// than once.
 	Together(ctx context.Context, do func(context.Context) error) error
+	Finder
 }
 
 // Statistics count the devices of a hub.

@@ -12,6 +12,7 @@ import (
 
 const (
 	selectIdentities = "SELECT " + record.IdentityColumns + " FROM device WHERE hub = $1 AND id > $2 ORDER BY id LIMIT $3"
+	lockModules      = "SELECT " + record.ModuleIdentityColumns + ", " + record.TwinColumns + ", indexed FROM module WHERE hub = $1 AND id = $2 FOR UPDATE"
 	selectModules    = "SELECT " + record.ModuleIdentityColumns + " FROM module WHERE hub = $1 AND id = $2 ORDER BY module"
 	// countDevices counts both at one moment, and reads indexes: rows are long.
 	countDevices = `SELECT (SELECT count(*) FROM device WHERE hub = $1),
@@ -33,7 +34,7 @@ func newHomeTable(table, identity, all string, keys int) homeTable {
 	return homeTable{
 		identity: "SELECT " + identity + from,
 		twin:     "SELECT " + record.TwinColumns + from,
-		lock:     "SELECT " + identity + ", " + record.TwinColumns + from + " FOR UPDATE",
+		lock:     "SELECT " + identity + ", " + record.TwinColumns + ", indexed" + from + " FOR UPDATE",
 		insert:   insert(table, all),
 		update:   update(table, all, keys),
 		delete:   "DELETE" + from,
@@ -90,7 +91,7 @@ func (s *Store) Change(ctx context.Context, at hub.Place, decide func(*hub.Ident
 		if err != nil {
 			return err
 		}
-		return s.writeHome(t, at, old, d, twin)
+		return s.writeHome(ctx, t, at, old, d, twin)
 	})
 }
 
@@ -112,10 +113,10 @@ func (s *Store) Move(ctx context.Context, from, to hub.Place, decide func(at *hu
 		if err != nil {
 			return err
 		}
-		if err := s.writeHome(t, from, left, nil, nil); err != nil {
+		if err := s.writeHome(ctx, t, from, left, nil, nil); err != nil {
 			return err
 		}
-		return s.writeHome(t, to, old, d, twin)
+		return s.writeHome(ctx, t, to, old, d, twin)
 	})
 }
 
@@ -139,15 +140,20 @@ func reserve(what string) query {
 }
 
 // writeHome makes d and twin what is at the place where old was.
-func (s *Store) writeHome(t *tx, at hub.Place, old *record.Home, d *hub.Identity, twin *hub.Twin) error {
+func (s *Store) writeHome(ctx context.Context, t *tx, at hub.Place, old *record.Home, d *hub.Identity, twin *hub.Twin) error {
 	table, key := homeOf(at)
 	switch {
 	case d == nil && !old.Exists():
 		return nil
+	case d == nil && at.Module != "":
+		t.write(deletePresence, key...)
 	case d == nil:
-		if at.Module != "" {
-			t.write(deletePresence, key...)
+		if err := s.removeModules(ctx, t, at); err != nil {
+			return err
 		}
+	}
+	writeIndex(t, at, old, d, twin)
+	if d == nil {
 		t.write(table.delete, key...)
 		return nil
 	}
@@ -161,4 +167,16 @@ func (s *Store) writeHome(t *tx, at hub.Place, old *record.Home, d *hub.Identity
 		t.write(table.insert, values...)
 	}
 	return nil
+}
+
+// removeModules takes out of the index what a device's modules have there. The
+// rest goes with the device.
+func (s *Store) removeModules(ctx context.Context, t *tx, at hub.Place) error {
+	return t.read(ctx, query{func(r *record.Row) error {
+		m, err := s.codec.Home(r)
+		if err == nil {
+			writeIndex(t, m.Identity.Place, m, nil, nil)
+		}
+		return err
+	}, lockModules, []any{at.Hub, string(at.ID)}})
 }

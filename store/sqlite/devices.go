@@ -16,7 +16,8 @@ const (
 	// countDevices counts both at one moment, and reads indexes: rows are long.
 	countDevices = `SELECT (SELECT count(*) FROM device WHERE hub = ?1),
 		(SELECT count(*) FROM device WHERE hub = ?1 AND disabled <> 0)`
-	selectHasDevice = "SELECT count(*) FROM device WHERE hub = ? AND id = ?"
+	selectModuleHomes = "SELECT " + record.ModuleIdentityColumns + ", " + record.TwinColumns + ", indexed FROM module WHERE hub = ? AND id = ?"
+	selectHasDevice   = "SELECT count(*) FROM device WHERE hub = ? AND id = ?"
 )
 
 // A homeTable has the statements for devices, or for modules.
@@ -43,7 +44,7 @@ func newHomeTable(table, identity, all string, keys int) homeTable {
 	return homeTable{
 		identity: "SELECT " + identity + from,
 		twin:     "SELECT " + record.TwinColumns + from,
-		home:     "SELECT " + identity + ", " + record.TwinColumns + from,
+		home:     "SELECT " + identity + ", " + record.TwinColumns + ", indexed" + from,
 		insert:   "INSERT INTO " + table + " (" + all + ") VALUES (" + strings.Join(values, ", ") + ")",
 		update:   "UPDATE " + table + " SET " + strings.Join(set, ", ") + " WHERE " + strings.Join(where, " AND "),
 		delete:   "DELETE" + from,
@@ -150,8 +151,15 @@ func (s *Store) writeHome(t *tx, at hub.Place, old *record.Home, d *hub.Identity
 		if err := t.exec(deletePresence, key...); err != nil {
 			return err
 		}
-		return t.exec(table.delete, key...)
 	case d == nil:
+		if err := s.removeModules(t, at); err != nil {
+			return err
+		}
+	}
+	if err := writeIndex(t, at, old, d, twin); err != nil {
+		return err
+	}
+	if d == nil {
 		return t.exec(table.delete, key...)
 	}
 	values, err := s.codec.HomeValues(at, old, d, twin)
@@ -171,4 +179,19 @@ func (s *Store) writeHome(t *tx, at hub.Place, old *record.Home, d *hub.Identity
 		}
 	}
 	return t.exec(table.insert, values...)
+}
+
+// removeModules takes out of the index what a device's modules have there. The
+// rest goes with the device.
+func (s *Store) removeModules(t *tx, at hub.Place) error {
+	modules, err := all(t.conn, s.codec.Home, selectModuleHomes, at.Hub, string(at.ID))
+	if err != nil {
+		return err
+	}
+	for _, m := range modules {
+		if err := writeIndex(t, m.Identity.Place, m, nil, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }

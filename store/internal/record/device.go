@@ -15,16 +15,23 @@ import (
 // they come and go together. A device's first two columns are its key, a module's
 // first three.
 const (
-	IdentityColumns = `hub, id, '' AS module, generation_id, etag, disabled, status_reason, status_updated, iot_edge, parent_scope, '' AS managed_by,
-	` + authColumns
-	ModuleIdentityColumns = `hub, id, module, generation_id, etag, false AS disabled, '' AS status_reason, NULL AS status_updated, false AS iot_edge,
-	'' AS parent_scope, managed_by, ` + authColumns
-	TwinColumns = `twin_version, tags, desired, desired_version, desired_updated, desired_metadata,
+	IdentityColumns       = devicePublic + ", keys"
+	ModuleIdentityColumns = modulePublic + ", keys"
+	TwinColumns           = `twin_version, tags, desired, desired_version, desired_updated, desired_metadata,
 	reported, reported_version, reported_updated, reported_metadata, configurations, model_id`
 	DeviceColumns = "hub, id, generation_id, etag, disabled, status_reason, status_updated, iot_edge, parent_scope, " + authColumns + ", " + TwinColumns + ", indexed"
 	ModuleColumns = "hub, id, module, generation_id, etag, managed_by, " + authColumns + ", " + TwinColumns + ", indexed"
 
-	authColumns = "authentication, primary_thumbprint, secondary_thumbprint, keys"
+	// FoundDeviceColumns and FoundModuleColumns are what Found reads.
+	FoundDeviceColumns = devicePublic + ", NULL AS keys, " + TwinColumns
+	FoundModuleColumns = modulePublic + ", NULL AS keys, " + TwinColumns
+
+	devicePublic = `hub, id, '' AS module, generation_id, etag, disabled, status_reason, status_updated, iot_edge, parent_scope, '' AS managed_by,
+	` + thumbprintColumns
+	modulePublic = `hub, id, module, generation_id, etag, false AS disabled, '' AS status_reason, NULL AS status_updated, false AS iot_edge,
+	'' AS parent_scope, managed_by, ` + thumbprintColumns
+	thumbprintColumns = "authentication, primary_thumbprint, secondary_thumbprint"
+	authColumns       = thumbprintColumns + ", keys"
 )
 
 // A Home is a device's identity and its twin, or none: its zero value. It
@@ -33,9 +40,11 @@ type Home struct {
 	Identity *hub.Identity
 	Twin     *hub.Twin
 
-	exists bool
-	sealed []byte
-	keys   attest.SymmetricKeys
+	exists  bool
+	sealed  []byte
+	keys    attest.SymmetricKeys
+	was     hub.Identity
+	wasTwin *hub.Twin // as its index has it, nil where that is not known
 }
 
 // Exists reports whether there is such a row.
@@ -78,14 +87,46 @@ func Twin(r *Row) (*hub.Twin, error) {
 	}, nil
 }
 
-// Home reads the columns of an identity and then those of its twin.
+// Home reads the columns of an identity, then those of its twin and the version
+// that is indexed.
 func (c Codec) Home(r *Row) (*Home, error) {
 	h, err := c.identity(r)
 	if err != nil {
 		return nil, err
 	}
-	h.Twin, err = Twin(r)
-	return h, err
+	if h.Twin, err = Twin(r); err != nil || h.Twin == nil {
+		return h, err
+	}
+	if h.was = *h.Identity; r.Number() == h.Twin.Version {
+		twin := *h.Twin
+		h.wasTwin = &twin
+	}
+	return h, nil
+}
+
+// IndexChange is hub.IndexChange from what was read to what is to be written.
+func (h *Home) IndexChange(d *hub.Identity, twin *hub.Twin) (add, remove []hub.IndexedValue) {
+	return hub.IndexChange(&h.was, h.wasTwin, d, twin)
+}
+
+// Found reads the columns of a twin that was found.
+func (c Codec) Found(r *Row) (hub.Found, error) {
+	h, err := c.identity(r)
+	if err != nil {
+		return hub.Found{}, err
+	}
+	twin, err := Twin(r)
+	return hub.Found{Identity: h.Identity, Twin: twin}, err
+}
+
+// TwinEntry reads an entry of the index.
+func TwinEntry(r *Row) (hub.TwinEntry, error) {
+	return hub.TwinEntry{Value: r.Blob(), ID: device.ID(r.Text()), Module: device.ID(r.Text())}, nil
+}
+
+// TwinPlace reads the columns of the place of a device or a module.
+func TwinPlace(r *Row) (hub.Place, error) {
+	return hub.Place{Hub: r.Text(), ID: device.ID(r.Text()), Module: device.ID(r.Text())}, nil
 }
 
 // HomeValues returns the row of d and its twin, which is nil for none, at the

@@ -1,0 +1,522 @@
+package hub
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"time"
+
+	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/hub/query"
+)
+
+// What one page of a query is held to. A page that reaches one of the bounds has
+// what was found so far, and there is another one behind it.
+const (
+	MaxPage     = 1000 // rows
+	maxPageSize = 8 << 20
+	maxLooks    = 20_000 // twins that are looked at
+	pageTime    = time.Second
+)
+
+// aggregateTime bounds the work for a query that aggregates, which has one page.
+const aggregateTime = 30 * time.Second
+
+// A Page is a part of what a query finds: twins when it asks for whole documents,
+// and rows, which are JSON objects, when it names columns.
+type Page struct {
+	Whole        bool
+	Twins        []Found // without keys
+	Rows         []json.RawMessage
+	Continuation string // names the next page; empty on the last one
+}
+
+// Query answers a text in the query language of IoT Hub over the twins of a hub's
+// devices or modules. limit is the most rows of a page, up to [MaxPage].
+// continued is the continuation of the page before, of the same query, and empty
+// for the first page. It takes ServiceConnect.
+//
+// A page may be empty and not the last one. What changes between two pages can be
+// missing or come twice when its values moved behind or before what was read. An
+// error of kind errs.Invalid says what is wrong with the text or the
+// continuation, or that the query aggregates more than can be looked at in time.
+func (s *Service) Query(ctx context.Context, caller access.Caller, hub, text string, limit int, continued string) (Page, error) {
+	if err := caller.Require(access.ServiceConnect); err != nil {
+		return Page{}, err
+	}
+	q, err := query.Parse(text)
+	if err != nil {
+		return Page{}, err
+	}
+	if limit < 1 || limit > MaxPage {
+		return Page{}, invalid("a page has 1 to %d rows, not %d", MaxPage, limit)
+	}
+	w := s.walk(hub, q)
+	if continued == "" {
+		err = w.plan(ctx)
+	} else {
+		err = w.resume(continued)
+	}
+	if err != nil {
+		return Page{}, err
+	}
+	if q.Aggregates() {
+		return w.aggregate(ctx)
+	}
+	page, err := w.page(ctx, limit)
+	if err != nil || w.about {
+		return page, err
+	}
+	found := make([]*Found, len(page.Twins))
+	for i := range page.Twins {
+		found[i] = &page.Twins[i]
+	}
+	return page, s.learn(ctx, found)
+}
+
+func invalidContinuation() error { return invalid("The continuation is not one of this query") }
+
+// aggregate answers a query whose rows are made of many documents.
+func (w *walk) aggregate(ctx context.Context) (Page, error) {
+	groups := w.query.Groups()
+	if w.query.CountsAll() && !w.modules {
+		counted, err := w.service.registry.Statistics(ctx, w.hub)
+		if err != nil {
+			return Page{}, fmt.Errorf("counting the devices of %s: %w", w.hub, err)
+		}
+		groups.Count(counted.Total)
+	} else if err := w.all(ctx, func(d queriedTwin) error { return groups.Add(d) }); err != nil {
+		return Page{}, err
+	}
+	var page Page
+	for _, row := range groups.Rows() {
+		if w.query.Top > 0 && len(page.Rows) == w.query.Top {
+			break
+		}
+		page.Rows = append(page.Rows, row)
+	}
+	return page, nil
+}
+
+// A walk goes through the twins that may satisfy a query: those that an index has
+// under a value that the condition asks for, or those of some devices, or all.
+type walk struct {
+	service *Service
+	hub     string
+	query   *query.Query
+	modules bool
+	about   bool // the query looks at what nobody writes
+
+	ids     []idRange // where there is no index
+	indexes []index   // that the query could go by
+	by      int       // the one that it goes by, or -1
+	from    position
+	left    int // rows that it may have
+}
+
+type (
+	idRange    struct{ first, last device.ID }
+	valueRange struct{ low, high []byte }
+)
+
+// An index is a path and the values that a condition wants there.
+type index struct {
+	path   int64
+	ranges []valueRange
+}
+
+// A position is how far a walk is: behind a place, and with an index behind an
+// entry.
+type position = TwinEntry
+
+// unlimited is how many rows a query without TOP may have.
+const unlimited = int(^uint(0) >> 1)
+
+// walk returns the walk of a query before its first step, through its devices.
+func (s *Service) walk(hub string, q *query.Query) *walk {
+	w := &walk{service: s, hub: hub, query: q, modules: q.From == query.Modules, ids: []idRange{{"", lastID}}, by: -1, left: unlimited}
+	if q.Top > 0 {
+		w.left = q.Top
+	}
+	q.Reads(func(p query.Path) {
+		w.about = w.about || slices.Contains([]string{"connectionState", "lastActivityTime", "cloudToDeviceMessageCount"}, p[0].Name)
+	})
+	for _, t := range q.Where.Terms() {
+		if ids, ok := deviceRanges(t); ok {
+			w.ids = ids
+		}
+		if key, ok := indexedPath(w.modules, t); ok {
+			w.indexes = append(w.indexes, index{pathNumber(hub, w.modules, key), valueRanges(t.Ranges)})
+		}
+	}
+	return w
+}
+
+// plan takes the index with the fewest entries, when it knows all twins and the
+// query does not name its devices.
+func (w *walk) plan(ctx context.Context) error {
+	if len(w.indexes) == 0 || w.namesDevices() {
+		return nil
+	}
+	unindexed, err := w.service.registry.UnindexedTwins(ctx, 1)
+	if err != nil {
+		return fmt.Errorf("planning a query at %s: %w", w.hub, err)
+	}
+	if len(unindexed) > 0 {
+		return nil
+	}
+	for i, fewest := 0, maxProbe; i < len(w.indexes); i++ {
+		n, err := w.probe(ctx, w.indexes[i], fewest)
+		if err != nil {
+			return fmt.Errorf("planning a query at %s: %w", w.hub, err)
+		}
+		if n < fewest || w.by < 0 {
+			w.by, fewest = i, n
+		}
+	}
+	return nil
+}
+
+// namesDevices reports whether the query is about devices that it names.
+func (w *walk) namesDevices() bool {
+	for _, r := range w.ids {
+		if r.first != r.last {
+			return false
+		}
+	}
+	return true
+}
+
+// maxProbe bounds how far entries are counted.
+const maxProbe = 1000
+
+// probe counts the entries that the query would go through, up to limit.
+func (w *walk) probe(ctx context.Context, in index, limit int) (int, error) {
+	total := 0
+	for _, r := range in.ranges {
+		n, err := w.service.registry.CountTwinEntries(ctx, in.path, TwinEntry{Value: r.low}, r.high, limit-total)
+		if err != nil {
+			return 0, err
+		}
+		if total += n; total >= limit {
+			break
+		}
+	}
+	return total, nil
+}
+
+// lastID is behind all device IDs, which are ASCII without control characters.
+const lastID = "\x7f"
+
+// deviceRanges are the IDs that a term about them allows.
+func deviceRanges(t query.Term) ([]idRange, bool) {
+	if key, _ := t.Path.Key(); key != "deviceId" || t.Element {
+		return nil, false
+	}
+	ids := []idRange{}
+	for _, r := range t.Ranges {
+		low, high := r.Low.Text(), r.High.Text()
+		if r.Low.Kind() != query.String && r.High.Kind() != query.String {
+			continue // no ID is another kind of value
+		}
+		if !ascii(low) || !ascii(high) {
+			return nil, false
+		}
+		switch {
+		case r.Prefix:
+			high = low + lastID
+		case r.High.Kind() == query.Undefined:
+			high = lastID
+		}
+		ids = append(ids, idRange{device.ID(low), device.ID(high)})
+	}
+	return merged(ids, func(a, b idRange) int { return cmp.Compare(a.first, b.first) }, func(a *idRange, b idRange) bool {
+		if b.first > a.last {
+			return false
+		}
+		a.last = max(a.last, b.last)
+		return true
+	}), true
+}
+
+// ascii reports whether s has only characters that IDs may have.
+func ascii(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= lastID[0] {
+			return false
+		}
+	}
+	return true
+}
+
+func valueRanges(of []query.Range) []valueRange {
+	var ranges []valueRange
+	for _, r := range of {
+		low, high := r.Bounds()
+		ranges = append(ranges, valueRange{low, high})
+	}
+	return merged(ranges, func(a, b valueRange) int { return bytes.Compare(a.low, b.low) }, func(a *valueRange, b valueRange) bool {
+		if bytes.Compare(b.low, a.high) > 0 {
+			return false
+		}
+		if bytes.Compare(b.high, a.high) > 0 {
+			a.high = b.high
+		}
+		return true
+	})
+}
+
+// merged orders ranges, and joins those that have something in common, so that
+// nothing is found twice.
+func merged[R any](ranges []R, order func(R, R) int, join func(*R, R) bool) []R {
+	slices.SortFunc(ranges, order)
+	joined := ranges[:0]
+	for _, r := range ranges {
+		if len(joined) == 0 || !join(&joined[len(joined)-1], r) {
+			joined = append(joined, r)
+		}
+	}
+	return joined
+}
+
+// A looked is a twin that was found on the way, nil when it is gone, and how far
+// the way is behind it.
+type looked struct {
+	Found
+	behind position
+}
+
+// next returns the next twins behind a position, up to limit, and none at the end
+// of the way.
+func (w *walk) next(ctx context.Context, behind position, limit int) ([]looked, error) {
+	var batch []looked
+	var err error
+	if w.by >= 0 {
+		batch, err = w.nextEntries(ctx, behind, limit)
+	} else {
+		batch, err = w.nextPlaces(ctx, behind, limit)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("querying the twins of %s: %w", w.hub, err)
+	}
+	if !w.about {
+		return batch, nil
+	}
+	var found []*Found
+	for i := range batch {
+		if batch[i].Twin != nil {
+			found = append(found, &batch[i].Found)
+		}
+	}
+	return batch, w.service.learn(ctx, found)
+}
+
+func (w *walk) nextPlaces(ctx context.Context, behind position, limit int) ([]looked, error) {
+	after := Place{ID: behind.ID, Module: behind.Module}
+	for _, r := range w.ids {
+		if after.ID > r.last {
+			continue
+		}
+		part := Part{Modules: w.modules, First: max(r.first, after.ID), Last: r.last, After: after}
+		found, err := w.service.registry.ScanTwins(ctx, w.hub, part, limit)
+		if err != nil {
+			return nil, err
+		}
+		if len(found) == 0 {
+			continue
+		}
+		batch := make([]looked, len(found))
+		for i, f := range found {
+			batch[i] = looked{f, position{ID: f.Identity.ID, Module: f.Identity.Module}}
+		}
+		return batch, nil
+	}
+	return nil, nil
+}
+
+func (w *walk) nextEntries(ctx context.Context, behind position, limit int) ([]looked, error) {
+	in := w.indexes[w.by]
+	for _, r := range in.ranges {
+		after := behind
+		if bytes.Compare(after.Value, r.high) > 0 {
+			continue
+		}
+		if bytes.Compare(after.Value, r.low) < 0 {
+			after = TwinEntry{Value: r.low}
+		}
+		entries, err := w.service.registry.TwinEntries(ctx, in.path, after, r.high, limit)
+		if err != nil {
+			return nil, err
+		}
+		if len(entries) > 0 {
+			return w.homes(ctx, entries)
+		}
+	}
+	return nil, nil
+}
+
+// homes fetches the twins of entries.
+func (w *walk) homes(ctx context.Context, entries []TwinEntry) ([]looked, error) {
+	places := make([]Place, len(entries))
+	for i, e := range entries {
+		places[i] = Place{w.hub, e.ID, e.Module}
+	}
+	found, err := w.service.registry.TwinsAt(ctx, places)
+	if err != nil {
+		return nil, err
+	}
+	at := make(map[Place]Found, len(found))
+	for _, f := range found {
+		at[f.Identity.Place] = f
+	}
+	batch := make([]looked, len(entries))
+	for i, e := range entries {
+		batch[i] = looked{at[places[i]], e}
+	}
+	return batch, nil
+}
+
+// learn adds to twins what is known of them beside.
+func (s *Service) learn(ctx context.Context, found []*Found) error {
+	if len(found) == 0 {
+		return nil
+	}
+	places := make([]Place, len(found))
+	for i, f := range found {
+		places[i] = f.Identity.Place
+	}
+	known, err := s.registry.About(ctx, places, s.now())
+	if err != nil {
+		return fmt.Errorf("reading who is connected to %s: %w", places[0].Hub, err)
+	}
+	for i, f := range found {
+		f.About = known[places[i]]
+		f.About.Connected = f.About.Connected || s.Connected(places[i])
+	}
+	return nil
+}
+
+// satisfies reports whether a twin is what the query asks for.
+func (w *walk) satisfies(d queriedTwin) bool {
+	return d.Twin != nil && (w.query.Where == nil || w.query.Where.Holds(d))
+}
+
+// all calls use with every twin that satisfies the query, to the end.
+func (w *walk) all(ctx context.Context, use func(queriedTwin) error) error {
+	began, looks := w.service.now(), 0
+	var at position
+	for {
+		batch, err := w.next(ctx, at, maxBatch)
+		if err != nil || len(batch) == 0 {
+			return err
+		}
+		for _, l := range batch {
+			if d := (queriedTwin{l.Found}); w.satisfies(d) {
+				if err := use(d); err != nil {
+					return err
+				}
+			}
+		}
+		at = batch[len(batch)-1].behind
+		if looks += len(batch); w.service.now().Sub(began) > aggregateTime {
+			return invalid("The query looked at %d twins in %v and is not done. Have WHERE name fewer: = and IN on tags or properties find them by an index", looks, aggregateTime)
+		}
+	}
+}
+
+// How many twins are read at once.
+const (
+	minBatch = 64
+	maxBatch = 512
+)
+
+// A continuation is what is to be known about the pages before. It is the
+// client's to forge: it says where to go on, and nothing else.
+type continuation struct {
+	Of     uint64 // the query
+	By     int    // the index that it goes by
+	Value  []byte `json:",omitempty"`
+	ID     device.ID
+	Module device.ID `json:",omitempty"`
+	Left   int       // rows
+}
+
+// of is a number for the query.
+func (w *walk) of() uint64 {
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%s\n%s", w.hub, w.query)
+	return h.Sum64()
+}
+
+func (w *walk) continuation(behind position, left int) string {
+	text, err := json.Marshal(continuation{w.of(), w.by, behind.Value, behind.ID, behind.Module, left})
+	if err != nil {
+		return "" // numbers and texts always encode
+	}
+	return base64.RawURLEncoding.EncodeToString(text)
+}
+
+// resume goes on where a page ended, by the way that was planned for the first
+// one.
+func (w *walk) resume(continued string) error {
+	var c continuation
+	text, err := base64.RawURLEncoding.DecodeString(continued)
+	if err == nil {
+		err = json.Unmarshal(text, &c)
+	}
+	if err != nil || c.Of != w.of() || c.By < -1 || c.By >= len(w.indexes) || c.Left < 1 || c.Left > w.left ||
+		!ascii(string(c.ID)) || !ascii(string(c.Module)) || w.query.Aggregates() {
+		return invalid("The continuation is not one of this query")
+	}
+	w.by, w.left, w.from = c.By, c.Left, position{c.Value, c.ID, c.Module}
+	return nil
+}
+
+// page looks for a page of rows.
+func (w *walk) page(ctx context.Context, limit int) (Page, error) {
+	page, at := Page{Whole: w.query.Whole()}, w.from
+	began, looks, size, rows := w.service.now(), 0, 0, 0
+	limit = min(limit, w.left)
+	for {
+		batch, err := w.next(ctx, at, min(max(2*(limit-rows), minBatch), maxBatch))
+		if err != nil || len(batch) == 0 {
+			return page, err
+		}
+		for _, l := range batch {
+			at = l.behind
+			if d := (queriedTwin{l.Found}); w.satisfies(d) {
+				rows++
+				size += page.add(w.query, d)
+			}
+			if rows == limit || size >= maxPageSize {
+				break
+			}
+		}
+		if rows == w.left {
+			return page, nil // all that TOP allows
+		}
+		looks += len(batch)
+		if rows == limit || size >= maxPageSize || looks >= maxLooks || w.service.now().Sub(began) >= pageTime {
+			page.Continuation = w.continuation(at, w.left-rows)
+			return page, nil
+		}
+	}
+}
+
+// add takes a twin in and returns about how many bytes that are.
+func (p *Page) add(q *query.Query, d queriedTwin) int {
+	if p.Whole {
+		p.Twins = append(p.Twins, d.Found)
+		t := d.Twin
+		return len(t.Tags) + len(t.Desired) + len(t.DesiredMetadata) + len(t.Reported) + len(t.ReportedMetadata) + len(t.Configurations)
+	}
+	row := q.AppendRow(nil, d)
+	p.Rows = append(p.Rows, row)
+	return len(row)
+}
