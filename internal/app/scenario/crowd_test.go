@@ -28,11 +28,16 @@ import (
 const (
 	// crowdTick is how long a device waits between two messages, as long as the hub
 	// acknowledges them.
-	crowdTick = 50 * time.Millisecond
+	crowdTick = 100 * time.Millisecond
 	// crowdPending is how many of them wait for it.
 	crowdPending = 8
 	// crowdPatience is how long the whole crowd may take to get somewhere.
 	crowdPatience = 2 * time.Minute
+	// quickDeaths is how many come one after the other. Before each of the others
+	// the devices live for calm: so long stands a connection after which the next
+	// one is tried at once, and not after ever longer waits.
+	quickDeaths = 2
+	calm        = 11 * time.Second
 )
 
 // A crowd is many devices that live at their hub at the same time, over MQTT on
@@ -60,6 +65,7 @@ type member struct {
 	raw      net.Conn   // to the hub
 	at       int        // the server that it was last connected to
 	connects int
+	since    time.Time // when it was connected last
 	sent     []sending
 	floor    int // connections before the last mark
 	acked    int // since then
@@ -165,7 +171,7 @@ func (m *member) connect() (err error) {
 		RootCAs: c.world.roots, Dial: m.dial, Pending: crowdPending,
 		Changed: func(connected bool, _ error) {
 			if connected {
-				m.remember(func() { m.connects++ })
+				m.remember(func() { m.connects++; m.since = time.Now() })
 			}
 		},
 		OnDesired: m.told,
@@ -409,6 +415,15 @@ func (c *crowd) heardAgain() {
 	c.wait("acknowledged a message", func(m *member) bool { return m.acked > 0 })
 }
 
+// ripe returns when the round's victim may die.
+func (c *crowd) ripe(round int) {
+	c.t.Helper()
+	c.heardAgain()
+	if round >= quickDeaths {
+		c.wait("left in peace", func(m *member) bool { return time.Since(m.since) > calm })
+	}
+}
+
 // goOn begins what goes on while servers die. stop ends it and returns when
 // nothing is under way any more.
 func (c *crowd) goOn() (stop func()) {
@@ -626,10 +641,10 @@ func TestKilledHubLosesNothing(t *testing.T) {
 		server := startProcess(t, d.data)
 		c := gather(t, d, crowdSize(), server)
 		stop := c.goOn()
-		began, deaths := time.Now(), max(2, *kills/4)
+		began, deaths := time.Now(), max(2, *kills/10)
 		var back []time.Duration
-		for range deaths {
-			c.heardAgain()
+		for round := range deaths {
+			c.ripe(round)
 			<-time.After(time.Duration(random.IntN(300_000)) * time.Microsecond)
 			server.kill()
 			c.mark(func(*member) bool { return true })
@@ -658,10 +673,10 @@ func TestDevicesMoveToTheOtherServer(t *testing.T) {
 	servers := []*process{startProcess(t, d.data), startProcess(t, d.data)}
 	c := gather(t, d, crowdSize(), servers...)
 	stop := c.goOn()
-	deaths := max(2, *kills/4)
+	deaths := max(2, *kills/10)
 	var moved []time.Duration
 	for round := range deaths {
-		c.heardAgain()
+		c.ripe(round)
 		for _, m := range c.members {
 			m.remember(func() {
 				if m.at != m.home {
