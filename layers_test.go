@@ -25,7 +25,7 @@ var layers = []string{
 	"provision provision/custom hub hub/... factory edge/... then provision/expression",
 	"hsm/...",
 	"client/... then client/deviceclient",
-	"store/...",
+	"store/segment then store/...",
 	"front/...",
 	"internal/app/...",
 	"cmd/... bench/... interop/...",

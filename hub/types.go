@@ -142,8 +142,20 @@ type Stream interface {
 	Read(ctx context.Context, hub string, after uint64, limit int) ([]*Message, error)
 	// LastSequence returns the newest sequence number, zero when there is none.
 	LastSequence(ctx context.Context) (uint64, error)
-	// Trim removes messages enqueued before the given time.
-	Trim(ctx context.Context, before time.Time) (removed int, err error)
+	// Trim removes messages that need not be kept, the oldest first. A stream that
+	// removes many at once removes them when all of them may go, except that it
+	// keeps to the size.
+	Trim(ctx context.Context, keep Retention) (removed int, err error)
+}
+
+// A Retention says which messages a stream keeps. The zero value is all of them.
+type Retention struct {
+	// Before is the time before which a message was enqueued that may go. The zero
+	// time is never.
+	Before time.Time
+	// Bytes is how much a stream keeps at most; older messages go. Zero is without
+	// end.
+	Bytes int64
 }
 
 // An Ack says of which ends of a message to a device its sender wants to hear,

@@ -14,12 +14,14 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
 
 	"github.com/berth-iot/berth/hsm/soft"
+	"github.com/berth-iot/berth/store/segment"
 	"github.com/berth-iot/berth/store/sqlite"
 )
 
@@ -27,8 +29,11 @@ const (
 	manifestFile   = "manifest.json"
 	manifestFormat = "berth-backup-1"
 
-	// maxSmallFile bounds the files of an archive other than the database: keys,
-	// certificates and settings come nowhere near it.
+	// streamDir has the messages of the database.
+	streamDir = databaseFile + sqlite.StreamSuffix
+
+	// maxSmallFile bounds the files of an archive other than the database and its
+	// messages: keys, certificates and settings come nowhere near it.
 	maxSmallFile = 4 << 20
 
 	partPattern = ".berth-backup-*"
@@ -57,15 +62,16 @@ type BackupOptions struct {
 	Data    string // the data directory
 	File    string // the archive to make; it must not be there yet
 	Version string // of this program
-	// Progress is told how many bytes of the database are written; nil for nobody.
+	// Progress is told how many bytes of the database and of the messages beside it
+	// are written; nil for nobody.
 	Progress func(done, total int64)
 }
 
 // Backup writes an archive of a data directory, whose server may be running:
-// the database as it is at one moment, and the files without which it is worth
-// nothing. The archive appears whole or not at all, with mode 0600, and only
-// when the server key opens the database and the engine finds it sound. Files
-// that berth.toml names outside of the data directory are not in it; left has
+// the database as it is at one moment, the messages of a moment later, and the
+// files without which they are worth nothing. The archive appears whole or not at all, with mode 0600, and only
+// when the server key opens the database, the engine finds it sound and so are
+// the messages. Files that berth.toml names outside of the data directory are not in it; left has
 // their paths.
 func Backup(ctx context.Context, o BackupOptions, now time.Time) (_ *Manifest, left []string, err error) {
 	if _, err := os.Lstat(o.File); err == nil {
@@ -110,6 +116,10 @@ func Backup(ctx context.Context, o BackupOptions, now time.Time) (_ *Manifest, l
 	if err := snapshot.Check(ctx, false); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", config.path(databaseFile), err)
 	}
+	stream, err := soundStream(ctx, snapshot)
+	if err != nil {
+		return nil, nil, err
+	}
 	schema, _ := snapshot.Schema()
 	buffer := bufio.NewWriterSize(part, 256<<10)
 	a := archive{tar: tar.NewWriter(buffer), manifest: Manifest{
@@ -120,9 +130,18 @@ func Backup(ctx context.Context, o BackupOptions, now time.Time) (_ *Manifest, l
 			return nil, nil, err
 		}
 	}
+	p := &progress{total: snapshot.Size(), tell: o.Progress}
+	if stream != nil {
+		messages, _ := stream.Size()
+		p.total += messages
+	}
 	err = a.add(databaseFile, 0o600, snapshot.Size(), func(w io.Writer) error {
-		return snapshot.Copy(ctx, &progress{Writer: w, total: snapshot.Size(), tell: o.Progress})
+		p.Writer = w
+		return snapshot.Copy(ctx, p)
 	})
+	if err == nil && stream != nil {
+		err = a.addStream(ctx, stream, p)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -135,7 +154,32 @@ func Backup(ctx context.Context, o BackupOptions, now time.Time) (_ *Manifest, l
 	return &a.manifest, left, nil
 }
 
-// A smallFile is any file of the data directory but the database.
+// soundStream returns the messages beside the database, nil where there are none,
+// or what is wrong with them.
+func soundStream(ctx context.Context, snapshot *sqlite.Snapshot) (*segment.Snapshot, error) {
+	stream, err := snapshot.Stream()
+	if err != nil || stream == nil {
+		return nil, err
+	}
+	return stream, stream.Check(ctx)
+}
+
+// addStream writes the files with messages.
+func (a *archive) addStream(ctx context.Context, stream *segment.Snapshot, p *progress) error {
+	names, sizes := stream.Files()
+	for i, name := range names {
+		err := a.add(path.Join(streamDir, name), 0o600, sizes[i], func(w io.Writer) error {
+			p.Writer = w
+			return stream.Copy(ctx, i, p)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A smallFile is any file of the data directory but the database and its stream.
 type smallFile struct {
 	name    string
 	mode    fs.FileMode

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,6 +40,7 @@ type Config struct {
 	DrainTimeout Duration `toml:"drain_timeout"`
 
 	Store        StoreConfig        `toml:"store"`
+	NATS         NATSConfig         `toml:"nats"`
 	TLS          TLSConfig          `toml:"tls"`
 	Limits       LimitsConfig       `toml:"limits"`
 	MQTT         MQTTConfig         `toml:"mqtt"`
@@ -135,8 +138,12 @@ type MetricsConfig struct {
 
 // TelemetryConfig bounds the built-in stream.
 type TelemetryConfig struct {
-	// Retention is how long messages are kept.
+	// Retention is how long messages are kept, at least. With SQLite they go by the
+	// file, when it has been up to an eighth longer.
 	Retention Duration `toml:"retention"`
+	// MaxSize is how many bytes of messages are kept, "10GiB"; older ones go. It is
+	// looked at once a minute. "none" is without end.
+	MaxSize Size `toml:"max_size"`
 }
 
 // LogConfig says what is logged to standard error.
@@ -144,6 +151,9 @@ type LogConfig struct {
 	Level  string `toml:"level"`  // debug, info, warn or error
 	Format string `toml:"format"` // text or json
 }
+
+// minStreamSize is the least that the stream can be held to.
+const minStreamSize = 1 << 20
 
 // A Duration is a time.Duration written as "5m" or "168h".
 type Duration time.Duration
@@ -158,16 +168,62 @@ func (d *Duration) UnmarshalText(b []byte) error {
 // MarshalText writes the form of time.Duration.String.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 
+// A Size is a number of bytes, written as "512MiB", "10GiB" or "10737418240".
+// Zero is "none": no bound.
+type Size int64
+
+// sizeUnits are what a Size may be counted in, the largest first.
+var sizeUnits = []struct {
+	name  string
+	shift int
+}{{"TiB", 40}, {"GiB", 30}, {"MiB", 20}, {"KiB", 10}}
+
+// UnmarshalText reads what MarshalText writes, and plain bytes.
+func (s *Size) UnmarshalText(b []byte) error {
+	text := string(b)
+	if text == "none" {
+		*s = 0
+		return nil
+	}
+	shift := 0
+	for _, u := range sizeUnits {
+		if digits, ok := strings.CutSuffix(text, u.name); ok {
+			text, shift = digits, u.shift
+			break
+		}
+	}
+	n, err := strconv.ParseUint(text, 10, 63)
+	if err != nil || n > math.MaxInt64>>shift || strings.HasPrefix(text, "+") {
+		return fmt.Errorf("%q is no size: write 10GiB, 512MiB, a number of bytes or none", b)
+	}
+	*s = Size(n << shift)
+	return nil
+}
+
+// MarshalText writes the largest unit of which it is a whole number.
+func (s Size) MarshalText() ([]byte, error) {
+	if s == 0 {
+		return []byte("none"), nil
+	}
+	for _, u := range sizeUnits {
+		if s%(1<<u.shift) == 0 {
+			return []byte(strconv.FormatInt(int64(s>>u.shift), 10) + u.name), nil
+		}
+	}
+	return []byte(strconv.FormatInt(int64(s), 10)), nil
+}
+
 // DefaultConfig is what a configuration file starts from.
 func DefaultConfig() Config {
 	return Config{
 		Listen:         ":443",
 		MaxConnections: 20000,
+		NATS:           NATSConfig{Prefix: usualPrefix},
 		DrainTimeout:   Duration(20 * time.Second),
 		TLS:            TLSConfig{Certificates: []CertificateFiles{{serverCertFile, serverKeyFile}}},
 		Provisioning:   ProvisioningConfig{ChallengeWindow: Duration(5 * time.Minute), AnswerAtOnce: true, Decisions: 4096, GiveUpAfter: Duration(time.Hour), Workers: 16},
 		Limits:         LimitsConfig{PerAddress: "2000/1s", PerDevice: "50/10s", ConnectionsPerAddress: 5000},
-		Telemetry:      TelemetryConfig{Retention: Duration(7 * 24 * time.Hour)},
+		Telemetry:      TelemetryConfig{Retention: Duration(7 * 24 * time.Hour), MaxSize: 10 << 30},
 		Log:            LogConfig{Level: "info", Format: "text"},
 	}
 }
@@ -262,8 +318,12 @@ func (c Config) Validate() error {
 			fault(key, "%q is not address:port", address)
 		}
 	}
+	c.NATS.faults(c.Store.PostgresDSNFile != "", fault)
 	if c.Telemetry.Retention <= 0 {
 		fault("telemetry.retention", "must be above zero")
+	}
+	if n := c.Telemetry.MaxSize; n != 0 && n < minStreamSize {
+		fault("telemetry.max_size", "must be at least 1MiB, or none")
 	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/pki"
 	"github.com/berth-iot/berth/provision"
+	"github.com/berth-iot/berth/store/segment"
 	"github.com/berth-iot/berth/store/sqlite"
 )
 
@@ -79,6 +80,7 @@ func examine(ctx context.Context, data string, now time.Time, free func(dir stri
 		e.webhooks(ctx)
 	}
 	e.mqttListener(ctx)
+	e.nats(ctx)
 	return e.findings
 }
 
@@ -177,6 +179,9 @@ func (e *examination) secrets() {
 	if f := e.config.Store.PostgresDSNFile; f != "" {
 		paths = append(paths, e.config.path(f))
 	}
+	for _, f := range e.config.NATS.secrets() {
+		paths = append(paths, e.config.path(f))
+	}
 	connections, _ := filepath.Glob(e.path("*.connection")) // the pattern is a good one
 	all := true
 	for _, path := range append(paths, connections...) {
@@ -237,9 +242,26 @@ func (e *examination) database(ctx context.Context) {
 			e.fine(sealKeyFile, "opens the database")
 		}
 	}
+	e.stream(ctx, restore)
 	e.tenant()
 	if info, err := os.Stat(e.path(databaseFile + "-wal")); err == nil && info.Size() > largeLog {
 		e.say(Warning, databaseFile+"-wal", "fuser -v "+e.path(databaseFile), "has %d MiB: something reads the database for long, or the server was killed", info.Size()>>20)
+	}
+}
+
+// stream reads every message.
+func (e *examination) stream(ctx context.Context, restore string) {
+	stream, err := soundStream(ctx, e.snapshot)
+	damage, damaged := errors.AsType[*segment.Damage](err)
+	switch {
+	case damaged:
+		e.say(Broken, streamDir, restore, "%v; the server does not read past it. To give up this file and those before it, stop the server and remove them", damage)
+	case err != nil:
+		e.say(Broken, streamDir, restore, "%v", err)
+	case stream != nil:
+		bytes, messages := stream.Size()
+		names, _ := stream.Files()
+		e.fine(streamDir, "is sound, %d messages in %d MiB, files: %d", messages, bytes>>20, len(names))
 	}
 }
 

@@ -151,7 +151,8 @@ func (g *gauges) collectLinks(ctx context.Context, out chan<- prometheus.Metric,
 	}
 }
 
-// collectFiles tells the size of the database and its log, where they are files.
+// collectFiles tells the size of the database, its log and the messages beside it,
+// where they are files.
 func (g *gauges) collectFiles(out chan<- prometheus.Metric) {
 	if g.config.Store.PostgresDSNFile != "" {
 		return
@@ -160,6 +161,10 @@ func (g *gauges) collectFiles(out chan<- prometheus.Metric) {
 		if info, err := os.Stat(g.config.path(name)); err == nil {
 			out <- gauge(databaseSize, float64(info.Size()), name)
 		}
+	}
+	if s, ok := g.store.(interface{ StreamSize() (int64, int) }); ok {
+		bytes, _ := s.StreamSize()
+		out <- gauge(databaseSize, float64(bytes), streamDir)
 	}
 }
 

@@ -19,20 +19,24 @@ import (
 	"github.com/berth-iot/berth/store/sqlite"
 )
 
-// maxArchived bounds the files of an archive.
-const maxArchived = 256
+const (
+	// maxArchived bounds the files of an archive, those with messages aside.
+	maxArchived = 256
+	// maxStreamFiles bounds those: a terabyte of messages.
+	maxStreamFiles = 1 << 14
+)
 
 // RestoreOptions say what to restore, and where to.
 type RestoreOptions struct {
 	File string // an archive of Backup
 	Data string // the data directory to make
-	// Progress is told how many bytes of the database are read; nil for nobody.
+	// Progress is told how many bytes of the archive are read; nil for nobody.
 	Progress func(done, total int64)
 }
 
 // Restore makes a data directory of an archive. It appears whole or not at all,
 // and only when every file is the one that was backed up, the server key opens
-// the database and the engine finds that sound. An existing directory that
+// the database and the engine finds that sound, and so are the messages. An existing directory that
 // holds anything is an error.
 func Restore(ctx context.Context, o RestoreOptions) (_ *Manifest, err error) {
 	if err := refuseOccupied(o.Data); err != nil {
@@ -96,7 +100,7 @@ func unpack(ctx context.Context, from io.Reader, size int64, dir string, tell fu
 		return nil, err
 	}
 	defer root.Close()
-	u := unpacking{root: root, size: size, tell: tell}
+	u := unpacking{root: root, size: size, names: map[string]bool{}, progress: progress{total: size, tell: tell}}
 	in := tar.NewReader(from)
 	for {
 		h, err := in.Next()
@@ -130,7 +134,9 @@ type unpacking struct {
 	root  *os.Root
 	size  int64 // of the archive
 	files []ManifestFile
-	tell  func(done, total int64)
+	names map[string]bool // of files
+	parts int             // of files, those with messages
+	progress
 }
 
 func (u *unpacking) after() string {
@@ -143,18 +149,21 @@ func (u *unpacking) after() string {
 // admit judges an entry by its header: files below the directory and nothing
 // else, each once.
 func (u *unpacking) admit(h *tar.Header) error {
+	messages := path.Dir(h.Name) == streamDir
 	switch {
 	case h.Typeflag != tar.TypeReg:
 		return fmt.Errorf("%q is not a regular file", h.Name)
 	case !filepath.IsLocal(h.Name) || path.Clean(h.Name) != h.Name || strings.ContainsAny(h.Name, "\\\x00"):
 		return fmt.Errorf("%q is not a name below the data directory", h.Name)
-	case h.Name != databaseFile && h.Size > maxSmallFile:
+	case h.Name != databaseFile && !messages && h.Size > maxSmallFile:
 		return fmt.Errorf("%s has %d bytes, and %d are the most", h.Name, h.Size, maxSmallFile)
 	case h.Size > u.size:
 		return fmt.Errorf("%s has %d bytes, and the archive has %d", h.Name, h.Size, u.size)
-	case len(u.files) == maxArchived:
+	case !messages && len(u.files)-u.parts == maxArchived:
 		return fmt.Errorf("the archive has more than %d files", maxArchived)
-	case slices.ContainsFunc(u.files, func(f ManifestFile) bool { return f.Name == h.Name }):
+	case messages && u.parts == maxStreamFiles:
+		return fmt.Errorf("the archive has more than %d files of messages", maxStreamFiles)
+	case u.names[h.Name]:
 		return fmt.Errorf("%s is in the archive twice", h.Name)
 	}
 	return nil
@@ -171,12 +180,9 @@ func (u *unpacking) write(ctx context.Context, h *tar.Header, in io.Reader) erro
 		return err
 	}
 	defer f.Close()
-	to := &progress{Writer: f, total: h.Size}
-	if h.Name == databaseFile {
-		to.tell = u.tell
-	}
 	sum := sha256.New()
-	_, err = io.CopyBuffer(io.MultiWriter(to, sum), reader(func(b []byte) (int, error) {
+	u.progress.Writer = f
+	_, err = io.CopyBuffer(io.MultiWriter(&u.progress, sum), reader(func(b []byte) (int, error) {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
@@ -187,6 +193,9 @@ func (u *unpacking) write(ctx context.Context, h *tar.Header, in io.Reader) erro
 	}
 	if err != nil {
 		return err
+	}
+	if u.names[h.Name] = true; path.Dir(h.Name) == streamDir {
+		u.parts++
 	}
 	u.files = append(u.files, ManifestFile{Name: h.Name, Size: h.Size, SHA256: hexSum(sum)})
 	return errors.Join(f.Sync(), f.Close())
@@ -241,8 +250,8 @@ func (m *Manifest) check(files []ManifestFile) error {
 	return nil
 }
 
-// proveRestored has the restored key open the restored database, and the engine
-// read all of that.
+// proveRestored has the restored key open the restored database, the engine read
+// all of that, and every message be read.
 func proveRestored(ctx context.Context, dir string) error {
 	key, err := soft.Open(filepath.Join(dir, sealKeyFile))
 	if err != nil {
@@ -255,6 +264,9 @@ func proveRestored(ctx context.Context, dir string) error {
 	err = snapshot.OpensWith(key)
 	if err == nil {
 		err = snapshot.Check(ctx, true)
+	}
+	if err == nil {
+		_, err = soundStream(ctx, snapshot)
 	}
 	if err := errors.Join(err, snapshot.Close()); err != nil {
 		return fmt.Errorf("%s: %w", databaseFile, err)

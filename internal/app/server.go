@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/client/peers"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/front/admin"
@@ -49,6 +50,7 @@ type Server struct {
 	logger     *slog.Logger
 	store      store
 	hubs       *hubs
+	peers      *peers.Peers // nil where there are none
 	registrar  *provision.Registrar
 	dispatcher *hub.Dispatcher
 	chooser    *chooser
@@ -103,7 +105,13 @@ func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_
 	if s.chooser, err = newChooser(c, s.metrics); err != nil {
 		return nil, err
 	}
+	if s.peers, err = openPeers(c, key, logger); err != nil {
+		return nil, err
+	}
 	s.handler = s.assemble(scope, key, version)
+	if err = s.servePeers(); err != nil {
+		return nil, err
+	}
 	s.metrics.registry.MustRegister(&gauges{Server: s})
 	if s.listener, err = net.Listen("tcp", c.Listen); err != nil {
 		return nil, listenError(c.Listen, err)
@@ -126,7 +134,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 	now := s.config.clock()
 	journal := provision.NewJournal(s.config.Provisioning.Decisions)
 	hubService := hub.New(hub.Config{
-		Registry: s.store, Stream: s.store, Queues: s.store, Presences: s.store, Policies: s.store, Now: now, Random: rand.Reader,
+		Registry: s.store, Stream: s.store, Queues: s.store, Presences: s.store, Policies: s.store, Peers: s.hubPeers(), Now: now, Random: rand.Reader,
 	})
 	s.hubs.service = hubService
 	s.dispatcher = s.newDispatcher(hubService)
@@ -212,6 +220,7 @@ func (s *Server) MQTTAddress() net.Addr {
 // store. It returns when everything it started has stopped.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
+	defer s.runPeers()()
 	defer s.mqtt.Wait()
 	server := &http.Server{
 		TLSConfig:         s.tls.config(),
@@ -305,7 +314,7 @@ func (s *Server) trim(ctx context.Context) error {
 	tick := time.NewTicker(trimInterval)
 	defer tick.Stop()
 	for {
-		n, err := s.store.Trim(ctx, s.config.clock()().Add(-time.Duration(s.config.Telemetry.Retention)))
+		n, err := s.store.Trim(ctx, hub.Retention{Before: s.config.clock()().Add(-time.Duration(s.config.Telemetry.Retention)), Bytes: int64(s.config.Telemetry.MaxSize)})
 		switch {
 		case err != nil && ctx.Err() == nil:
 			s.logger.Error("trimming telemetry", "error", err)
@@ -350,6 +359,9 @@ func (s *Server) Close() error {
 	}
 	if s.chooser != nil {
 		s.chooser.webhooks.Close()
+	}
+	if s.peers != nil {
+		s.peers.Close()
 	}
 	if s.store != nil {
 		faults = append(faults, s.store.Close())

@@ -3,10 +3,8 @@ package postgres
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/hub"
@@ -31,7 +29,7 @@ const (
 	// takes numbers commits later, and a reader who sees its messages sees these
 	// too: no number appears behind one that was read.
 	insertMessages = `WITH taken AS (
-			UPDATE counter SET value = value + $1 WHERE name = 'message' RETURNING value - $1 AS before
+			UPDATE counter SET value = value + $1, bytes = bytes + $9 WHERE name = 'message' RETURNING value - $1 AS before
 		)
 		INSERT INTO message (` + record.MessageColumns + `)
 		SELECT taken.before + m.number, m.hub, m.device_id, m.module_id, m.enqueued, m.system, m.properties, m.body
@@ -39,10 +37,31 @@ const (
 			WITH ORDINALITY AS m (hub, device_id, module_id, enqueued, system, properties, body, number)`
 	tellMessages = "SELECT value, pg_notify('" + messageChannel + "', value::text) FROM counter WHERE name = 'message'"
 
+	// messageBytes is what counts of a message toward the size of the stream: its
+	// texts and body, and about what a row and its indexes need besides. The size of
+	// the relation would count what has been removed and not been used again.
+	messageBytes = "100 + coalesce(octet_length(system), 0) + coalesce(octet_length(properties), 0) + coalesce(octet_length(body), 0)"
+	rowBytes     = 100
+
 	// Another server may be removing the same messages; each takes its own.
-	deleteMessages = `DELETE FROM message WHERE sequence IN (
-		SELECT sequence FROM message WHERE enqueued < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)`
+	oldMessages = "SELECT sequence FROM message WHERE enqueued < $1 LIMIT $2 FOR UPDATE SKIP LOCKED"
+	// surplusMessages are the oldest messages without which the stream has $1 bytes,
+	// or less by a part of one message.
+	surplusMessages = `SELECT sequence FROM (
+			SELECT sequence, sum(bytes) OVER (ORDER BY sequence) - bytes AS before FROM (
+				SELECT sequence, ` + messageBytes + ` AS bytes FROM message ORDER BY sequence LIMIT $2
+			) AS oldest
+		) AS summed WHERE before < (SELECT bytes FROM counter WHERE name = 'message') - $1`
+	selectBytes = "SELECT bytes FROM counter WHERE name = 'message'"
 )
+
+// deleteMessages removes the messages whose numbers a query selects, and takes
+// them from the size of the stream. It returns how many those were.
+func deleteMessages(selected string) string {
+	return `WITH gone AS (DELETE FROM message WHERE sequence IN (` + selected + `) RETURNING ` + messageBytes + ` AS bytes)
+		UPDATE counter SET bytes = greatest(0, bytes - (SELECT coalesce(sum(gone.bytes), 0) FROM gone)) WHERE name = 'message'
+		RETURNING (SELECT count(*) FROM gone)`
+}
 
 // An appending waits for its transaction.
 type appending struct {
@@ -138,6 +157,7 @@ func (s *Store) appendTogether(batch []*appending) (first uint64, err error) {
 		enqueued               []int64
 		system, properties     []any
 		bodies                 [][]byte
+		total                  int64
 	)
 	for _, a := range batch {
 		for _, m := range a.messages {
@@ -145,6 +165,7 @@ func (s *Store) appendTogether(batch []*appending) (first uint64, err error) {
 			enqueued = append(enqueued, record.Nanoseconds(m.Enqueued))
 			system, properties = append(system, record.Properties(m.System)), append(properties, record.Properties(m.Properties))
 			bodies = append(bodies, m.Body)
+			total += int64(rowBytes + len(m.Body) + textBytes(system[len(system)-1]) + textBytes(properties[len(properties)-1]))
 		}
 	}
 	if len(hubs) == 0 {
@@ -152,7 +173,7 @@ func (s *Store) appendTogether(batch []*appending) (first uint64, err error) {
 	}
 	var newest int64
 	err = s.transact(context.Background(), func(_ context.Context, t *tx) error {
-		t.write(insertMessages, int64(len(hubs)), hubs, devices, modules, enqueued, system, properties, bodies)
+		t.write(insertMessages, int64(len(hubs)), hubs, devices, modules, enqueued, system, properties, bodies, total)
 		t.write(tellMessages).QueryRow(func(r pgx.Row) error { return r.Scan(&newest, nil) })
 		return nil
 	})
@@ -161,6 +182,11 @@ func (s *Store) appendTogether(batch []*appending) (first uint64, err error) {
 	}
 	s.news.Publish(uint64(newest))
 	return uint64(newest) - uint64(len(hubs)) + 1, nil
+}
+
+func textBytes(column any) int {
+	text, _ := column.(string)
+	return len(text)
 }
 
 // Read implements hub.Stream.
@@ -199,17 +225,32 @@ func (s *Store) Wait(ctx context.Context, after uint64) error {
 
 // Trim implements hub.Stream. It removes the messages in several transactions,
 // and returns how many went also when one of them fails.
-func (s *Store) Trim(ctx context.Context, before time.Time) (removed int, err error) {
+func (s *Store) Trim(ctx context.Context, keep hub.Retention) (removed int, err error) {
 	if s.together(ctx) != nil {
 		return 0, record.NoMessagesTogether()
 	}
+	if !keep.Before.IsZero() {
+		removed, err = s.trim(ctx, deleteMessages(oldMessages), record.Nanoseconds(keep.Before))
+	}
+	if err != nil || keep.Bytes == 0 {
+		return removed, err
+	}
+	// Most of the time nothing is to go: then nobody's append waits for this.
+	var bytes int64
+	err = s.query(ctx, func(r *record.Row) error { bytes = r.Number(); return nil }, selectBytes)
+	if err != nil || bytes <= keep.Bytes {
+		return removed, err
+	}
+	more, err := s.trim(ctx, deleteMessages(surplusMessages), keep.Bytes)
+	return removed + more, err
+}
+
+// trim runs a query of deleteMessages until it removes nothing more.
+func (s *Store) trim(ctx context.Context, query string, bound int64) (removed int, err error) {
 	for {
 		var n int
 		err := s.transact(ctx, func(_ context.Context, t *tx) error {
-			t.write(deleteMessages, record.Nanoseconds(before), int64(trimBatch)).Exec(func(tag pgconn.CommandTag) error {
-				n = int(tag.RowsAffected())
-				return nil
-			})
+			t.write(query, bound, int64(trimBatch)).QueryRow(func(r pgx.Row) error { return r.Scan(&n) })
 			return nil
 		})
 		if err != nil {

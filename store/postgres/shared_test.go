@@ -294,7 +294,7 @@ func TestSeveralServersTrimAtOnce(t *testing.T) {
 	removed := make(chan int, 2)
 	for _, s := range []*Store{a, b} {
 		go func() {
-			n, err := s.Trim(t.Context(), time.Unix(2, 0))
+			n, err := s.Trim(t.Context(), hub.Retention{Before: time.Unix(2, 0)})
 			if err != nil {
 				t.Error(err)
 			}
@@ -302,7 +302,7 @@ func TestSeveralServersTrimAtOnce(t *testing.T) {
 		}()
 	}
 	total := <-removed + <-removed
-	rest, err := a.Trim(t.Context(), time.Unix(2, 0))
+	rest, err := a.Trim(t.Context(), hub.Retention{Before: time.Unix(2, 0)})
 	if err != nil || total+rest != messages {
 		t.Errorf("%d messages were removed, and then %d: %v", total, rest, err)
 	}

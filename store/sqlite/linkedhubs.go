@@ -18,8 +18,9 @@ const (
 		ON CONFLICT DO UPDATE SET host = excluded.host, weight = excluded.weight, allocation = excluded.allocation,
 		latency = excluded.latency, policy = excluded.policy, keys = excluded.keys`
 
-	// hubInUse says of a row of hub whether it is more than a name.
-	hubInUse = `(EXISTS (SELECT 1 FROM device WHERE device.hub = hub.name) OR EXISTS (SELECT 1 FROM message WHERE message.hub = hub.name)
+	// hubInUse says of a row of hub whether it is more than a name, or one that
+	// messages are of.
+	hubInUse = `(EXISTS (SELECT 1 FROM device WHERE device.hub = hub.name)
 		OR EXISTS (SELECT 1 FROM linked_hub AS l WHERE l.scope = hub.scope AND l.policy = ''
 			AND (lower(l.host) = hub.name OR lower(l.host) LIKE hub.name || ':%')))`
 )
@@ -74,7 +75,7 @@ func (s *Store) ChangeLinkedHub(ctx context.Context, scope device.IDScope, host 
 			return err
 		}
 		if next.Connection == nil {
-			err = t.claimHub(scope, hub.HostName(next.Host))
+			err = s.claimHub(t, scope, hub.HostName(next.Host))
 		}
 		if err == nil {
 			err = t.exec(putLinked, values...)
@@ -87,7 +88,7 @@ func (s *Store) ChangeLinkedHub(ctx context.Context, scope device.IDScope, host 
 }
 
 // claimHub makes a hub of these servers one of scope.
-func (t *tx) claimHub(scope device.IDScope, name string) error {
+func (s *Store) claimHub(t *tx, scope device.IDScope, name string) error {
 	var owner string
 	used := false
 	err := t.each(func(r *record.Row) error { owner, used = r.Text(), r.Flag(); return nil },
@@ -95,7 +96,7 @@ func (t *tx) claimHub(scope device.IDScope, name string) error {
 	switch {
 	case err != nil || owner == string(scope):
 		return err
-	case used:
+	case used || owner != "" && s.stream.Has(name):
 		return record.HubTaken(name)
 	case owner != "":
 		if err := t.exec("DELETE FROM policy WHERE owner = ?", string(access.HubOwner(name))); err != nil {

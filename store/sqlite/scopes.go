@@ -93,10 +93,15 @@ func (s *Store) DeleteScope(ctx context.Context, id device.IDScope) error {
 				return record.ScopeInUse(c.Name)
 			}
 		}
-		if n, err = t.number("SELECT EXISTS (SELECT 1 FROM hub WHERE scope = ? AND "+hubInUse+")", string(id)); err != nil {
+		used := false
+		err = t.each(func(r *record.Row) error {
+			used = used || r.Flag() || s.stream.Has(r.Text())
+			return nil
+		}, "SELECT "+hubInUse+", name FROM hub WHERE scope = ?", string(id))
+		if err != nil {
 			return err
 		}
-		if n != 0 {
+		if used {
 			return record.ScopeInUse("devices or messages at a hub that was linked")
 		}
 		if err := t.exec("DELETE FROM policy WHERE owner = ? OR owner IN (SELECT 'hub:' || name FROM hub WHERE scope = ?)", string(access.ScopeOwner(id)), string(id)); err != nil {

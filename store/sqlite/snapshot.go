@@ -18,16 +18,20 @@ import (
 	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/store/internal/record"
 	"github.com/berth-iot/berth/store/internal/sealed"
+	"github.com/berth-iot/berth/store/segment"
 )
 
-// A Snapshot is what a database held at one moment. It is one read transaction,
-// on a connection of its own: whatever was committed before it began is in it,
-// a server that has the database open goes on writing, and the write-ahead log
-// grows until Close. Its methods are for one goroutine.
+// A Snapshot is what a database held at one moment, and what the stream beside
+// it held a moment later. It is one read transaction, on a connection of its
+// own: whatever was committed before it began is in it, a server that has the
+// database open goes on writing, and the write-ahead log grows until Close. Its
+// methods are for one goroutine.
 type Snapshot struct {
 	conn          *conn
 	schema, known int
 	size          int64
+	stream        *segment.Snapshot
+	streamFault   error
 }
 
 // OpenSnapshot looks at the database file at path, which a server may have
@@ -85,11 +89,42 @@ func openSnapshot(path string) (_ *Snapshot, err error) {
 		return nil, err
 	}
 	s.size = pages * bytes
-	return s, nil
+	return s, s.openStream(path)
 }
 
+// streamSchema is the schema from which on messages are in files.
+const streamSchema = 7
+
+// openStream looks at the messages after the transaction has begun: what was
+// acknowledged before is in one of them, should they move meanwhile.
+func (s *Snapshot) openStream(path string) error {
+	moved := int64(0)
+	if s.schema >= streamSchema {
+		var err error
+		if moved, err = s.conn.number("SELECT moved FROM message_trimmed"); err != nil {
+			return err
+		}
+	}
+	_, err := os.Stat(streamDir(path))
+	if moved == 0 && errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	s.stream, s.streamFault = segment.OpenSnapshot(streamDir(path))
+	return nil
+}
+
+// Stream returns the messages, nil where they are still in the database, or why
+// they cannot be read.
+func (s *Snapshot) Stream() (*segment.Snapshot, error) { return s.stream, s.streamFault }
+
 // Close ends the snapshot.
-func (s *Snapshot) Close() error { return s.conn.close() }
+func (s *Snapshot) Close() error {
+	err := s.conn.close()
+	if s.stream != nil {
+		err = errors.Join(err, s.stream.Close())
+	}
+	return err
+}
 
 // Size is the length in bytes of what Copy writes.
 func (s *Snapshot) Size() int64 { return s.size }
@@ -255,5 +290,8 @@ func (s *Snapshot) Newest() (time.Time, error) {
 		SELECT max(updated) AS t FROM enrollment UNION ALL
 		SELECT max(updated) FROM registration UNION ALL
 		SELECT enqueued FROM (SELECT enqueued FROM message ORDER BY sequence DESC LIMIT 1))`)
+	if s.stream != nil && s.stream.Newest().After(newest) {
+		newest = s.stream.Newest()
+	}
 	return newest, err
 }

@@ -17,7 +17,8 @@ import (
 	"github.com/berth-iot/berth/hub"
 )
 
-// copyOf writes the snapshot of a database to a new file, mode 0600.
+// copyOf writes the snapshot of a database to a new file, mode 0600, and its
+// messages beside that.
 func copyOf(t *testing.T, path string) string {
 	t.Helper()
 	s, err := OpenSnapshot(path)
@@ -36,7 +37,29 @@ func copyOf(t *testing.T, path string) string {
 	if info, err := os.Stat(to); err != nil || info.Size() != s.Size() {
 		t.Errorf("the copy has %d bytes, %v; Size is %d", info.Size(), err, s.Size())
 	}
+	copyStream(t, s, to+StreamSuffix)
 	return to
+}
+
+func copyStream(t *testing.T, s *Snapshot, to string) {
+	t.Helper()
+	stream, err := s.Stream()
+	if err == nil && stream != nil {
+		err = errors.Join(stream.Check(t.Context()), os.Mkdir(to, 0o700))
+	}
+	if err != nil || stream == nil {
+		t.Fatal(stream, err)
+	}
+	names, _ := stream.Files()
+	for i, name := range names {
+		f, err := os.Create(filepath.Join(to, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(stream.Copy(t.Context(), i, f), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // writeMessages appends as fast as the disk takes it until ctx ends, and counts
@@ -152,6 +175,9 @@ func TestASnapshotReadsTheLogOfAKilledServer(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(left, name), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.CopyFS(filepath.Join(left, "berth.db"+StreamSuffix), os.DirFS(path+StreamSuffix)); err != nil {
+		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

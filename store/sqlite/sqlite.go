@@ -1,6 +1,7 @@
 // Package sqlite keeps everything a server knows in one SQLite file: the
 // enrollments and registration records of the provisioning service, the hubs'
-// identities, twins and telemetry, and the access policies of both.
+// identities and twins, and the access policies of both. Telemetry is in files
+// beside it, which package segment keeps.
 //
 // One goroutine writes: it puts whatever is waiting into one transaction, and
 // answers when that is on the disk (write-ahead log, synchronous=FULL). Reads
@@ -30,7 +31,6 @@ import (
 	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/provision"
 	"github.com/berth-iot/berth/store/internal/cache"
-	"github.com/berth-iot/berth/store/internal/news"
 	"github.com/berth-iot/berth/store/internal/record"
 	"github.com/berth-iot/berth/store/segment"
 )
@@ -73,7 +73,6 @@ type Store struct {
 	scopes       cache.Cache[device.IDScope, *provision.Scope]
 	linked       cache.Cache[device.IDScope, []provision.LinkedHub]
 	trust        cache.Cache[device.IDScope, *ekcert.Trust]
-	news         news.News
 }
 
 type groupKey struct {

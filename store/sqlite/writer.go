@@ -33,9 +33,8 @@ type write struct {
 // A tx is the transaction of a batch, as one of its writes sees it.
 type tx struct {
 	*conn
-	writes   int      // statements so far that write
-	sequence uint64   // the newest message's
-	after    []func() // run after the commit or what came of it
+	writes int      // statements so far that write
+	after  []func() // run after the commit or what came of it
 }
 
 // exec is conn.exec for statements that write.
@@ -146,7 +145,7 @@ func (s *Store) transact(batch []*write) bool {
 	if len(batch) == 0 {
 		return true
 	}
-	t := &tx{conn: s.writer, sequence: s.sequence}
+	t := &tx{conn: s.writer}
 	if err := s.writer.exec("BEGIN IMMEDIATE"); err != nil {
 		fail(batch, fmt.Errorf("beginning a transaction: %w", err))
 		return true
@@ -161,9 +160,6 @@ func (s *Store) transact(batch []*write) bool {
 	if err := s.writer.exec("COMMIT"); err != nil {
 		s.rollback()
 		fail(batch, record.Unavailable().WithCause(fmt.Errorf("committing: %w", err)))
-	} else {
-		s.sequence = t.sequence
-		s.news.Publish(t.sequence)
 	}
 	for _, f := range t.after {
 		f()

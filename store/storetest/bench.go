@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -179,11 +180,45 @@ func BenchmarkEntry(b *testing.B, open func(testing.TB) Store) {
 	})
 }
 
-// BenchmarkAppend appends messages one by one.
+// BenchmarkAppend appends messages, in batches of several sizes and by one or
+// many at once: messages a second, and CPU time a message.
 func BenchmarkAppend(b *testing.B, open func(testing.TB) Store) {
-	s, body := open(b), make([]byte, 200)
-	Parallel(b, 64, func(i int) error {
-		return s.Append(b.Context(), []*hub.Message{{Hub: "hub-1.example.com", DeviceID: "device-1", Enqueued: time.Unix(1750000000, int64(i)),
-			System: map[string]string{"connection-device-id": "device-1", "message-source": "Telemetry"}, Body: body}})
-	})
+	for _, workers := range []int{1, 64} {
+		for _, size := range []int{1, 64, 512} {
+			b.Run(fmt.Sprintf("workers=%d/batch=%d", workers, size), func(b *testing.B) {
+				s, free := open(b), make(chan []*hub.Message, workers)
+				for i := range workers {
+					free <- telemetry(i, size)
+				}
+				before := cpu()
+				Parallel(b, workers, func(int) error {
+					ms := <-free
+					defer func() { free <- ms }()
+					return s.Append(b.Context(), ms)
+				})
+				b.ReportMetric(float64(b.N*size)/b.Elapsed().Seconds(), "messages/s")
+				b.ReportMetric(float64(cpu()-before)/float64(b.N*size), "cpu-ns/message")
+			})
+		}
+	}
+}
+
+// telemetry is what the hub keeps of n messages of 200 bytes.
+func telemetry(i, n int) []*hub.Message {
+	now := time.Unix(1750000000, int64(i)).UTC()
+	ms := make([]*hub.Message, n)
+	for j := range ms {
+		id := "device-" + strconv.Itoa(j)
+		ms[j] = &hub.Message{
+			Hub: "hub-1.example.com", DeviceID: device.ID(id), Enqueued: now,
+			System: map[string]string{
+				"connection-device-id": id, "connection-auth-generation-id": "638000000000000000", "message-source": "Telemetry",
+				"connection-auth-method": `{"scope":"device","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}`,
+				"enqueuedtime":           "2025-06-15T15:06:40.0000000Z", "content-type": "application/json", "content-encoding": "utf-8",
+			},
+			Properties: map[string]string{"line": "7"},
+			Body:       make([]byte, 200),
+		}
+	}
+	return ms
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,6 +15,31 @@ import (
 
 func message(host string, id string) *hub.Message {
 	return &hub.Message{Hub: host, DeviceID: device.ID(id), Enqueued: epoch}
+}
+
+// goes checks that trimming removes all that is there, of which there are n.
+func goes(t *testing.T, s Store, keep hub.Retention, n int) {
+	t.Helper()
+	removed, err := s.Trim(t.Context(), keep)
+	noError(t, err)
+	same(t, removed, n)
+	left, err := s.Read(t.Context(), "", 0, 1)
+	noError(t, err)
+	same(t, len(left), 0)
+	removed, err = s.Trim(t.Context(), keep)
+	noError(t, err)
+	same(t, removed, 0)
+}
+
+// goesOn checks that the next message comes behind last.
+func goesOn(t *testing.T, s Store, last uint64) {
+	t.Helper()
+	got, err := s.LastSequence(t.Context())
+	noError(t, err)
+	same(t, got, last)
+	next := message("hub-1", "next")
+	noError(t, s.Append(t.Context(), []*hub.Message{next}))
+	same(t, next.Sequence, last+1)
 }
 
 var messageRules = []rule{
@@ -87,7 +113,7 @@ var messageRules = []rule{
 		same(t, read("hub-1", 6, 3), "[7 9]")
 		same(t, read("hub-2", 0, 3), "[]")
 	}},
-	{"trimming removes what is older, and numbers are not used again", func(t *testing.T, s Store) {
+	{"trimming removes what is older and nothing else, and numbers are not used again", func(t *testing.T, s Store) {
 		var ms []*hub.Message
 		for i := range 2500 {
 			m := message("hub-1", fmt.Sprint(i))
@@ -96,28 +122,51 @@ var messageRules = []rule{
 		}
 		ms[2499].Enqueued = epoch // a clock that was put back
 		noError(t, s.Append(t.Context(), ms))
+		removed := 0
 		for _, step := range []struct {
-			before  time.Time
-			removed int
+			keep   hub.Retention
+			atMost int // may have been removed until then
 		}{
-			{time.Time{}, 0}, {epoch, 0}, {epoch.Add(2300 * time.Second), 2301},
-			{epoch.Add(2300 * time.Second), 0}, {epoch.AddDate(1, 0, 0), 199}, {epoch.AddDate(1, 0, 0), 0},
+			{hub.Retention{}, 0}, {hub.Retention{Bytes: 1 << 40}, 0}, {hub.Retention{Before: epoch}, 0},
+			{hub.Retention{Before: epoch.Add(2300 * time.Second), Bytes: 1 << 40}, 2301},
 		} {
-			n, err := s.Trim(t.Context(), step.before)
+			n, err := s.Trim(t.Context(), step.keep)
 			noError(t, err)
-			same(t, n, step.removed)
-			if step.removed == 2301 {
-				left, err := s.Read(t.Context(), "", 0, 1)
-				noError(t, err)
-				same(t, left, ms[2300:2301])
+			left, err := s.Read(t.Context(), "hub-1", 0, len(ms))
+			noError(t, err)
+			if removed += n; removed > step.atMost || len(left) != len(ms)-removed {
+				t.Errorf("%+v: %d messages were removed, %d are there, and %d may go", step.keep, removed, len(left), step.atMost)
 			}
+			young := slices.IndexFunc(left, func(m *hub.Message) bool { return m.Sequence == 2301 })
+			if young < 0 {
+				t.Fatalf("%+v: message 2301 is gone", step.keep)
+			}
+			same(t, left[young:young+199], ms[2300:2499])
 		}
-		last, err := s.LastSequence(t.Context())
+		goes(t, s, hub.Retention{Before: epoch.AddDate(1, 0, 0)}, len(ms)-removed)
+		goesOn(t, s, 2500)
+	}},
+	{"trimming keeps the stream to a size, and the newest messages", func(t *testing.T, s Store) {
+		var ms []*hub.Message
+		for i := range 2500 {
+			m := message("hub-1", fmt.Sprint(i))
+			m.Body = make([]byte, 100)
+			ms = append(ms, m)
+		}
+		noError(t, s.Append(t.Context(), ms))
+		n, err := s.Trim(t.Context(), hub.Retention{Bytes: 100 * 1000})
 		noError(t, err)
-		same(t, last, uint64(2500))
-		next := message("hub-1", "next")
-		noError(t, s.Append(t.Context(), []*hub.Message{next}))
-		same(t, next.Sequence, uint64(2501))
+		left, err := s.Read(t.Context(), "", 0, len(ms))
+		noError(t, err)
+		if len(left) > 1000 {
+			t.Errorf("%d messages of 100 bytes are left", len(left))
+		}
+		same(t, n, len(ms)-len(left))
+		if len(left) > 0 {
+			same(t, left, ms[n:])
+		}
+		goes(t, s, hub.Retention{Bytes: 1}, len(left))
+		goesOn(t, s, 2500)
 	}},
 	{"waiting ends when something newer is there, and no sooner", func(t *testing.T, s Store) {
 		noError(t, s.Append(t.Context(), []*hub.Message{message("hub-1", "a")}))

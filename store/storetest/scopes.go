@@ -260,7 +260,7 @@ var scopeRules = []rule{
 		noError(t, s.Append(ctx, []*hub.Message{message("hub.example", "pump-7")}))
 		isKind(t, s.PutLinkedHub(ctx, scopeB, local("hub.example")), errs.Conflict)
 		isKind(t, s.DeleteScope(ctx, scopeA), errs.Conflict)
-		if _, err := s.Trim(ctx, time.Now().AddDate(1000, 0, 0)); err != nil {
+		if _, err := s.Trim(ctx, hub.Retention{Before: time.Now().AddDate(1000, 0, 0)}); err != nil {
 			t.Fatal(err)
 		}
 		policies, err := s.Policies(ctx, access.HubOwner("hub.example"))

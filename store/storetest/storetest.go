@@ -172,7 +172,7 @@ func whatWasWrittenStays(t *testing.T, open func() Store) {
 	same(t, lockFeedback(t, s, "hub-1", "t", epoch, epoch.Add(time.Minute), 9), "[a]")
 
 	// Sequence numbers go on, even where the messages are gone.
-	n, err := s.Trim(ctx, epoch.AddDate(1, 0, 0))
+	n, err := s.Trim(ctx, hub.Retention{Before: epoch.AddDate(1, 0, 0)})
 	noError(t, err)
 	same(t, n, 2)
 	noError(t, s.Close())

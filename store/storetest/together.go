@@ -264,7 +264,7 @@ var togetherRules = []rule{
 	}},
 	{"messages are not written together with anything else", func(t *testing.T, s Store) {
 		isKind(t, s.Together(t.Context(), func(ctx context.Context) error {
-			_, err := s.Trim(ctx, epoch)
+			_, err := s.Trim(ctx, hub.Retention{Before: epoch})
 			isKind(t, err, errs.Internal)
 			return s.Append(ctx, []*hub.Message{{Hub: "hub-1", DeviceID: "d", Enqueued: epoch}})
 		}), errs.Internal)

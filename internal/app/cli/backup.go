@@ -17,8 +17,8 @@ func newBackup(t *terminal) *cobra.Command {
 	return &cobra.Command{
 		Use:   "backup FILE.tar",
 		Short: "Save a server to a file, while it runs",
-		Long: `Save a data directory to one archive: the database as it is at this moment, with
-berth.toml, server.key, the certificates and their keys, and the connection strings.
+		Long: `Save a data directory to one archive: the database as it is at this moment, with its
+telemetry, berth.toml, server.key, the certificates and their keys, and the connection strings.
 The server may run and goes on serving; whatever it acknowledged before is in the
 archive. Run it on the server's machine, as the server's user.
 
@@ -27,7 +27,7 @@ overwrites nothing.`,
 		Example: `  berth backup before-upgrade.tar`,
 		Args:    exactly("FILE"),
 		RunE: func(c *cobra.Command, args []string) error {
-			progress, end := t.meter("berth.db")
+			progress, end := t.meter("berth.db and messages")
 			m, left, err := app.Backup(c.Context(), app.BackupOptions{
 				Data: t.data, File: args[0], Version: Version(), Progress: progress,
 			}, time.Now())
@@ -51,14 +51,14 @@ func newRestore(t *terminal) *cobra.Command {
 		Short: "Make a data directory of a backup",
 		Long: `Make a data directory, the one of --data, of an archive that berth backup made. It
 appears whole or not at all: only when every file is the one that was saved, the
-server key opens the database and the database is sound. A directory that holds
+server key opens the database, and the database and the telemetry are sound. A directory that holds
 anything is left alone.
 
 Devices that registered after the backup are taken in again when they next register.`,
 		Example: `  berth restore before-upgrade.tar --data ./restored`,
 		Args:    exactly("FILE"),
 		RunE: func(c *cobra.Command, args []string) error {
-			progress, end := t.meter("berth.db")
+			progress, end := t.meter("archive")
 			m, err := app.Restore(c.Context(), app.RestoreOptions{File: args[0], Data: t.data, Progress: progress})
 			end()
 			if err != nil {
