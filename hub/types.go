@@ -245,4 +245,10 @@ type Queues interface {
 	// TrimFeedback removes the feedback about messages that ended before the
 	// given time.
 	TrimFeedback(ctx context.Context, before time.Time) error
+	// Subscription returns with which quality of service a device is to have its
+	// messages without asking for them, nil for only when it asks.
+	Subscription(ctx context.Context, at Place) (qos *byte, err error)
+	// KeepSubscription keeps that until the identity goes. Of a device that is not
+	// there it keeps nothing.
+	KeepSubscription(ctx context.Context, at Place, qos *byte) error
 }

@@ -53,15 +53,10 @@ type Config struct {
 // A Front serves connections.
 type Front struct {
 	Config
-
-	mu sync.Mutex
-	// kept is with which QoS a device is to have its messages in its next
-	// connections, if these want their session kept.
-	kept map[hub.Place]byte
 }
 
 // New returns a front.
-func New(c Config) *Front { return &Front{Config: c, kept: map[hub.Place]byte{}} }
+func New(c Config) *Front { return &Front{Config: c} }
 
 // Serves reports whether a user name is one for this front: all are that are not
 // for another one.
@@ -122,7 +117,9 @@ func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, c
 	if credential.Token != nil {
 		s.expiry = time.AfterFunc(credential.Token.Expiry.Sub(f.Now())+tokenGrace, func() { conn.Close(errors.New("the token has expired")) })
 	}
-	s.resume(!connect.CleanSession)
+	if err := s.resume(ctx, !connect.CleanSession); err != nil {
+		return nil, refusal(err), err
+	}
 	s.detach = f.Service.Attach(ctx, from, s)
 	s.Queued()
 	return s, mqtt.Accepted, nil
@@ -147,6 +144,9 @@ type session struct {
 	expiry *time.Timer // nil for a certificate
 	detach func()
 	keep   bool // the client wants its session kept
+	// kept is with which QoS the device is to have its messages in its next
+	// connections, if these want their session kept; nil where it is to ask.
+	kept *byte
 
 	mu      sync.Mutex // guards what follows
 	granted map[string]byte
@@ -161,19 +161,39 @@ func (s *session) place() hub.Place { return hub.Place{Hub: s.from.Hub, ID: s.fr
 // to in an earlier connection: some do that once in their lives and never look
 // whether the session is present. Of most filters nothing is kept: to who has not
 // subscribed, these messages are ones that it ignores. Messages to the device it
-// would lose, so whether it had them is remembered, for as long as this server
-// runs.
-func (s *session) resume(keep bool) {
-	s.Front.mu.Lock()
-	defer s.Front.mu.Unlock()
+// would lose, so the hub remembers who had them.
+func (s *session) resume(ctx context.Context, keep bool) (err error) {
+	subscribed := map[string]byte{hubtopic.TwinResponses: 0, hubtopic.TwinDesired: 0, hubtopic.Methods: 0}
+	if s.from.Module != "" { // no messages are sent to modules
+		if keep {
+			s.granted = subscribed
+		}
+		return nil
+	}
+	if s.kept, err = s.Service.Subscription(ctx, s.from); err != nil {
+		return err
+	}
 	if s.keep = keep; !keep {
-		delete(s.kept, s.place())
-		return
+		return s.remember(ctx, nil)
 	}
-	s.granted = map[string]byte{hubtopic.TwinResponses: 0, hubtopic.TwinDesired: 0, hubtopic.Methods: 0}
-	if qos, ok := s.kept[s.place()]; ok {
-		s.granted[hubtopic.CloudToDevice(string(s.from.ID))] = qos
+	s.granted = subscribed
+	if s.kept != nil {
+		s.granted[hubtopic.CloudToDevice(string(s.from.ID))] = *s.kept
 	}
+	return nil
+}
+
+// remember keeps what the next connections are to be granted. Most clients say
+// again what is known.
+func (s *session) remember(ctx context.Context, qos *byte) error {
+	if s.kept == nil && qos == nil || s.kept != nil && qos != nil && *s.kept == *qos {
+		return nil
+	}
+	if err := s.Service.KeepSubscription(ctx, s.from, qos); err != nil {
+		return err
+	}
+	s.kept = qos
+	return nil
 }
 
 type methodAnswer struct {
@@ -182,9 +202,18 @@ type methodAnswer struct {
 }
 
 // Subscribe grants the filters there are.
-func (s *session) Subscribe(_ context.Context, want mqtt.Subscription) byte {
-	switch want.Filter {
-	case hubtopic.TwinResponses, hubtopic.TwinDesired, hubtopic.Methods, hubtopic.CloudToDevice(string(s.from.ID)):
+func (s *session) Subscribe(ctx context.Context, want mqtt.Subscription) byte {
+	qos := min(want.QoS, 1)
+	switch {
+	case want.Filter == hubtopic.TwinResponses, want.Filter == hubtopic.TwinDesired, want.Filter == hubtopic.Methods:
+	case s.from.Module == "" && want.Filter == hubtopic.CloudToDevice(string(s.from.ID)):
+		if !s.keep {
+			break
+		}
+		if err := s.remember(ctx, &qos); err != nil {
+			s.Logger.Error("keeping a subscription", "hub", s.from.Hub, "device_id", s.from.ID, "error", err)
+			return mqtt.SubscriptionFailed
+		}
 	default:
 		return mqtt.SubscriptionFailed
 	}
@@ -193,28 +222,24 @@ func (s *session) Subscribe(_ context.Context, want mqtt.Subscription) byte {
 	if s.granted == nil {
 		s.granted = make(map[string]byte)
 	}
-	s.granted[want.Filter] = min(want.QoS, 1)
-	if s.keep && want.Filter == hubtopic.CloudToDevice(string(s.from.ID)) {
-		s.Front.mu.Lock()
-		s.kept[s.place()] = min(want.QoS, 1)
-		s.Front.mu.Unlock()
-	}
-	return min(want.QoS, 1)
+	s.granted[want.Filter] = qos
+	return qos
 }
 
 // Subscribed sends what waits for the device.
 func (s *session) Subscribed(context.Context) { s.Queued() }
 
 // Unsubscribe ends a subscription.
-func (s *session) Unsubscribe(_ context.Context, filter string) {
+func (s *session) Unsubscribe(ctx context.Context, filter string) {
+	if s.from.Module == "" && filter == hubtopic.CloudToDevice(string(s.from.ID)) {
+		if err := s.remember(ctx, nil); err != nil {
+			s.conn.Close(err) // it would be given what it no longer wants
+			return
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.granted, filter)
-	if filter == hubtopic.CloudToDevice(string(s.from.ID)) {
-		s.Front.mu.Lock()
-		delete(s.kept, s.place())
-		s.Front.mu.Unlock()
-	}
 }
 
 // Ended makes the device one that is not connected.

@@ -64,9 +64,14 @@ func begin(t *testing.T) *world {
 		}
 	})
 	w := &world{T: t, store: store}
-	w.service = hub.New(hub.Config{Registry: store, Stream: store, Queues: store, Presences: store, Policies: store, Now: time.Now, Random: rand.Reader})
-	w.front = New(Config{Service: w.service, Hubs: hubs{}, Now: time.Now, Logger: slog.New(slog.DiscardHandler), Random: rand.Reader})
+	w.restart()
 	return w
+}
+
+// restart forgets everything that is not in the database.
+func (w *world) restart() {
+	w.service = hub.New(hub.Config{Registry: w.store, Stream: w.store, Queues: w.store, Presences: w.store, Policies: w.store, Now: time.Now, Random: rand.Reader})
+	w.front = New(Config{Service: w.service, Hubs: hubs{}, Now: time.Now, Logger: slog.New(slog.DiscardHandler), Random: rand.Reader})
 }
 
 // enroll makes a device and returns its key.

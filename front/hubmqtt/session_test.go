@@ -82,3 +82,42 @@ func TestAClientThatWantsItsSessionKeptGetsItsMessages(t *testing.T) {
 		t.Errorf("%d messages wait", n)
 	}
 }
+
+// What a client subscribed to outlives the process that it was connected to, and
+// nothing but the client's own word ends it.
+func TestAClientThatWantsItsSessionKeptGetsItsMessagesFromAnotherProcess(t *testing.T) {
+	w := begin(t)
+	password := token(w.enroll("d1"), hubName+"/devices/d1", time.Now().Add(time.Hour))
+	username := hubName + "/d1/?api-version=2021-04-12"
+	reach := func(cleanSession bool) *client {
+		t.Helper()
+		c := w.dial()
+		c.send(&mqtt.Connect{Level: 4, ClientID: "d1", CleanSession: cleanSession, Username: &username, Password: password})
+		c.want(&mqtt.Connack{})
+		return c
+	}
+	subscribe := func(c *client, qos byte) {
+		t.Helper()
+		c.send(&mqtt.Subscribe{ID: 1, Subscriptions: []mqtt.Subscription{{Filter: bound + "#", QoS: qos}}})
+		c.want(&mqtt.Suback{ID: 1, Codes: []byte{qos}})
+	}
+	subscribe(reach(false), 1)
+	w.restart()
+	c := reach(false)
+	w.tell("m1", nil)
+	c.send(&mqtt.Puback{ID: c.told("m1", 1)})
+	subscribe(c, 0)
+	w.restart()
+	c = reach(false)
+	w.tell("m2", nil)
+	c.told("m2", 0)
+
+	reach(true).settled() // it wants nothing kept, also not what was
+	w.restart()
+	c = reach(false)
+	w.tell("m3", nil)
+	c.settled()
+	if n := w.waiting(); n != 1 {
+		t.Errorf("%d messages wait", n)
+	}
+}

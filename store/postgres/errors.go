@@ -58,7 +58,7 @@ func sorted(c *pgx.Conn, err error) error {
 		return err
 	}
 	switch {
-	case pg.Code == foreignKeyViolation && (pg.TableName == "module" || pg.TableName == "cloud_message"):
+	case pg.Code == foreignKeyViolation && (pg.TableName == "module" || pg.TableName == "cloud_message" || pg.TableName == "subscription"):
 		return record.NoDevice().WithCause(err)
 	case pg.Code == foreignKeyViolation: // every other reference in the schema is to a scope
 		return record.NoScope().WithCause(err)

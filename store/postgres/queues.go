@@ -29,6 +29,11 @@ const (
 	lockedFeedback = " WHERE hub = $1 AND lock_token = $2 AND locked_until > $3"
 	unlockFeedback = "UPDATE feedback SET lock_token = '', locked_until = 0"
 	deleteFeedback = "DELETE FROM feedback WHERE ended < $1"
+
+	selectSubscription = "SELECT qos FROM subscription WHERE hub = $1 AND id = $2"
+	deleteSubscription = "DELETE FROM subscription WHERE hub = $1 AND id = $2"
+	putSubscription    = `INSERT INTO subscription (hub, id, qos) SELECT hub, id, $3::bigint FROM device WHERE hub = $1 AND id = $2
+		ON CONFLICT (hub, id) DO UPDATE SET qos = excluded.qos`
 )
 
 var (
@@ -139,6 +144,24 @@ func (s *Store) SettleFeedback(ctx context.Context, host, token string, now time
 func (s *Store) TrimFeedback(ctx context.Context, before time.Time) error {
 	return s.transact(ctx, func(_ context.Context, t *tx) error {
 		t.write(deleteFeedback, record.Nanoseconds(before))
+		return nil
+	})
+}
+
+// Subscription implements hub.Queues.
+func (s *Store) Subscription(ctx context.Context, at hub.Place) (qos *byte, err error) {
+	err = s.query(ctx, func(r *record.Row) error { qos = record.QoS(r); return nil }, selectSubscription, at.Hub, string(at.ID))
+	return qos, err
+}
+
+// KeepSubscription implements hub.Queues.
+func (s *Store) KeepSubscription(ctx context.Context, at hub.Place, qos *byte) error {
+	return s.transact(ctx, func(_ context.Context, t *tx) error {
+		if qos == nil {
+			t.write(deleteSubscription, at.Hub, string(at.ID))
+			return nil
+		}
+		t.write(putSubscription, at.Hub, string(at.ID), int64(*qos))
 		return nil
 	})
 }

@@ -27,6 +27,11 @@ const (
 	lockedFeedback = " FROM feedback WHERE hub = ? AND lock_token = ? AND locked_until > ?"
 	unlockFeedback = "UPDATE feedback SET lock_token = '', locked_until = 0 WHERE hub = ? AND lock_token = ? AND locked_until > ?"
 	deleteFeedback = "DELETE FROM feedback WHERE ended < ?"
+
+	selectSubscription = "SELECT qos FROM subscription WHERE hub = ? AND id = ?"
+	deleteSubscription = "DELETE FROM subscription WHERE hub = ? AND id = ?"
+	putSubscription    = `INSERT INTO subscription (hub, id, qos) SELECT hub, id, ?3 FROM device WHERE hub = ?1 AND id = ?2
+		ON CONFLICT (hub, id) DO UPDATE SET qos = excluded.qos`
 )
 
 // ChangeQueue implements hub.Queues.
@@ -127,4 +132,22 @@ func (s *Store) SettleFeedback(ctx context.Context, host, token string, now time
 // TrimFeedback implements hub.Queues.
 func (s *Store) TrimFeedback(ctx context.Context, before time.Time) error {
 	return s.write(ctx, func(t *tx) error { return t.exec(deleteFeedback, record.Nanoseconds(before)) })
+}
+
+// Subscription implements hub.Queues.
+func (s *Store) Subscription(ctx context.Context, at hub.Place) (qos *byte, err error) {
+	err = s.read(ctx, func(c *conn) error {
+		return c.each(func(r *record.Row) error { qos = record.QoS(r); return nil }, selectSubscription, at.Hub, string(at.ID))
+	})
+	return qos, err
+}
+
+// KeepSubscription implements hub.Queues.
+func (s *Store) KeepSubscription(ctx context.Context, at hub.Place, qos *byte) error {
+	return s.write(ctx, func(t *tx) error {
+		if qos == nil {
+			return t.exec(deleteSubscription, at.Hub, string(at.ID))
+		}
+		return t.exec(putSubscription, at.Hub, string(at.ID), int64(*qos))
+	})
 }

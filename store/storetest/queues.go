@@ -279,4 +279,40 @@ var queueRules = []rule{
 			seen[id] = true
 		}
 	}},
+	{"what a client subscribed to is kept until it says otherwise", subscriptionsAreKept},
+}
+
+// subscriptionsAreKept holds a store to what it keeps of clients that wanted their
+// sessions kept: it goes with the identity.
+func subscriptionsAreKept(t *testing.T, s Store) {
+	at, other := pump7, hub.Place{Hub: pump7.Hub, ID: "pump-8"}
+	zero, one := byte(0), byte(1)
+	is := func(at hub.Place, want *byte) {
+		t.Helper()
+		got, err := s.Subscription(t.Context(), at)
+		noError(t, err)
+		if (got == nil) != (want == nil) || got != nil && *got != *want {
+			t.Errorf("%s has %v, want %v", at, got, want)
+		}
+	}
+	noError(t, s.KeepSubscription(t.Context(), at, &one)) // of a device that is not there
+	d, twin := home(at.Hub, at.ID)
+	noError(t, putHome(t.Context(), s, d, twin))
+	putDevice(t, s, other)
+	is(at, nil)
+	noError(t, s.KeepSubscription(t.Context(), at, &one))
+	is(at, &one)
+	noError(t, s.KeepSubscription(t.Context(), at, &zero))
+	is(at, &zero)
+	is(other, nil)
+	d.Disabled, d.ETag = true, "another"
+	noError(t, putHome(t.Context(), s, d, twin))
+	is(at, &zero)
+	noError(t, s.KeepSubscription(t.Context(), at, nil))
+	noError(t, s.KeepSubscription(t.Context(), at, nil))
+	is(at, nil)
+	noError(t, s.KeepSubscription(t.Context(), at, &one))
+	noError(t, s.Change(t.Context(), at, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) { return nil, nil, nil }))
+	noError(t, putHome(t.Context(), s, d, twin))
+	is(at, nil)
 }

@@ -64,3 +64,9 @@ func FeedbackValues(f hub.Feedback) []any {
 
 // Place reads a device's hub and ID.
 func Place(r *Row) (hub.Place, error) { return hub.Place{Hub: r.Text(), ID: device.ID(r.Text())}, nil }
+
+// QoS reads a quality of service of MQTT.
+func QoS(r *Row) *byte {
+	qos := byte(r.Number())
+	return &qos
+}
