@@ -65,15 +65,28 @@ func (s *Service) Provision(ctx context.Context, p Provisioning) error {
 	if p.Twin, err = p.Twin.checked(); err != nil {
 		return err
 	}
+	write := func(ctx context.Context) error { return s.provision(ctx, p) }
+	if p.IoTEdge { // and so has modules to make
+		once := write
+		write = func(ctx context.Context) error { return s.together(ctx, once) }
+	}
+	if err := write(ctx); err != nil {
+		return fmt.Errorf("provisioning device %q at %s: %w", p.DeviceID, p.Hub, err)
+	}
+	return nil
+}
+
+func (s *Service) provision(ctx context.Context, p Provisioning) (err error) {
 	here := Place{Hub: p.Hub, ID: p.DeviceID}
+	var next *Identity
 	var announce func()
 	settle := func(at *Identity, twin *Twin, left *Identity, leftTwin *Twin) (*Identity, *Twin, error) {
-		next, nextTwin, err := s.settle(p, at, twin, left, leftTwin)
-		announce = func() {
+		settled, settledTwin, err := s.settle(p, at, twin, left, leftTwin)
+		next, announce = settled, func() {
 			s.identityChanged(left, nil, leftTwin)
-			s.identityChanged(at, next, nextTwin)
+			s.identityChanged(at, settled, settledTwin)
 		}
-		return next, nextTwin, err
+		return settled, settledTwin, err
 	}
 	if p.From == (Place{}) || p.From == here {
 		err = s.registry.Change(ctx, here, func(at *Identity, twin *Twin) (*Identity, *Twin, error) {
@@ -83,18 +96,25 @@ func (s *Service) Provision(ctx context.Context, p Provisioning) error {
 		err = s.registry.Move(ctx, p.From, here, settle)
 	}
 	if err != nil {
-		return fmt.Errorf("provisioning device %q at %s: %w", p.DeviceID, p.Hub, err)
+		return err
 	}
 	committed(ctx, announce)
+	if p.IoTEdge {
+		return s.addSystemModules(ctx, next)
+	}
 	return nil
 }
 
 // settle says what the identity and twin at the device's place become, given
 // those at it and those at the place it left, each nil when there is none.
 func (s *Service) settle(p Provisioning, at *Identity, twin *Twin, left *Identity, leftTwin *Twin) (*Identity, *Twin, error) {
-	spec := DeviceSpec{IoTEdge: p.IoTEdge, Auth: p.authentication()}
+	spec := DeviceSpec{Auth: p.authentication()}
+	if p.IoTEdge {
+		spec.IoTEdge = &p.IoTEdge
+	}
+	parent := "" // a parent at another hub is none here
 	if at != nil {
-		spec.Disabled, spec.StatusReason = at.Disabled, at.StatusReason
+		spec.Disabled, spec.StatusReason, parent = at.Disabled, at.StatusReason, at.ParentScope
 	}
 	if left != nil && left.Disabled {
 		spec.Disabled, spec.StatusReason = true, left.StatusReason
@@ -105,7 +125,7 @@ func (s *Service) settle(p Provisioning, at *Identity, twin *Twin, left *Identit
 	d := at
 	if at == nil || !at.says(spec) {
 		var err error
-		if d, err = s.identity(Place{Hub: p.Hub, ID: p.DeviceID}, at, spec); err != nil {
+		if d, err = s.identity(Place{Hub: p.Hub, ID: p.DeviceID}, at, spec, parent); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -160,7 +180,7 @@ func (p Provisioning) authentication() Authentication {
 // says reports whether writing spec over d would change nothing.
 func (d *Identity) says(spec DeviceSpec) bool {
 	return d.Disabled == spec.Disabled && d.StatusReason == spec.StatusReason &&
-		d.IoTEdge == spec.IoTEdge && d.Auth.equal(spec.Auth)
+		(spec.IoTEdge == nil || d.IoTEdge == *spec.IoTEdge) && d.Auth.equal(spec.Auth)
 }
 
 var emptyObject = json.RawMessage("{}")

@@ -155,8 +155,11 @@ func TestIdentitiesThatAreRefused(t *testing.T) {
 	sha1, sha256 := strings.Repeat("ab", 20), strings.Repeat("CD", 32)
 	for name, spec := range map[string]hub.DeviceSpec{
 		"no type":                    {},
-		"unknown type":               {Auth: hub.Authentication{Type: "none"}},
-		"CA":                         {Auth: hub.Authentication{Type: "certificateAuthority"}},
+		"unknown type":               {Auth: hub.Authentication{Type: "NONE"}},
+		"CA with a key":              {Auth: hub.Authentication{Type: hub.AuthCertificateAuthority, Keys: keys(1, 2)}},
+		"CA with a thumbprint":       {Auth: hub.Authentication{Type: hub.AuthCertificateAuthority, PrimaryThumbprint: sha1}},
+		"none with a key":            {Auth: hub.Authentication{Type: hub.AuthNone, Keys: attest.SymmetricKeys{Secondary: key(1)}}},
+		"none with a thumbprint":     {Auth: hub.Authentication{Type: hub.AuthNone, SecondaryThumbprint: sha1}},
 		"sas with a thumbprint":      {Auth: hub.Authentication{Type: hub.AuthSAS, PrimaryThumbprint: sha1}},
 		"sas with the second only":   {Auth: hub.Authentication{Type: hub.AuthSAS, SecondaryThumbprint: sha256}},
 		"self-signed with a key":     {Auth: hub.Authentication{Type: hub.AuthSelfSigned, PrimaryThumbprint: sha1, Keys: keys(1, 2)}},

@@ -110,9 +110,15 @@ func (a api) settle(w http.ResponseWriter, r *rest.Request, how hub.Settlement) 
 	return nil
 }
 
-// deleteCommands purges a device's queue.
+// deleteCommands purges a device's queue. A module has none, and so no messages.
 func (a api) deleteCommands(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
-	purged, err := a.Service.Purge(r.Context(), caller, to.hub.Name, to.id)
+	purged := 0
+	var err error
+	if to.module == "" {
+		purged, err = a.Service.Purge(r.Context(), caller, to.hub.Name, to.id)
+	} else {
+		_, _, err = a.Service.Twin(r.Context(), caller, to.place()) // which takes the same right
+	}
 	if err != nil {
 		return err
 	}
@@ -120,7 +126,7 @@ func (a api) deleteCommands(w http.ResponseWriter, r *rest.Request, caller acces
 		Purged   int       `json:"totalMessagesPurged"`
 		DeviceID device.ID `json:"deviceId"`
 		ModuleID *string   `json:"moduleId"`
-	}{purged, to.id, nil})
+	}{purged, to.id, orNull(string(to.module))})
 }
 
 // A feedbackJSON is a record of a feedback message.

@@ -66,27 +66,23 @@ func encodeDevice(d *hub.Identity, now presence) deviceJSON {
 		ConnectionState: now.connectionState(), Status: status(d), StatusReason: orNull(d.StatusReason),
 		ConnectionStateUpdatedTime: timeJSON(now.Updated), StatusUpdatedTime: timeJSON(d.StatusUpdated), LastActivityTime: timeJSON(now.LastActivity),
 		CloudToDeviceMessageCount: now.waiting,
-		Authentication: authenticationJSON{
-			SymmetricKey:   symmetricKeyJSON{orNull(d.Auth.Keys.Primary.Base64()), orNull(d.Auth.Keys.Secondary.Base64())},
-			X509Thumbprint: encodeThumbprint(d),
-			Type:           string(d.Auth.Type),
-		},
-		Capabilities: capabilitiesJSON{d.IoTEdge},
-		DeviceScope:  deviceScope(d),
-		ParentScopes: []string{},
+		Authentication:            encodeAuthentication(d),
+		Capabilities:              capabilitiesJSON{d.IoTEdge},
+		DeviceScope:               d.DeviceScope(),
+		ParentScopes:              d.ParentScopes(),
+	}
+}
+
+func encodeAuthentication(d *hub.Identity) authenticationJSON {
+	return authenticationJSON{
+		SymmetricKey:   symmetricKeyJSON{orNull(d.Auth.Keys.Primary.Base64()), orNull(d.Auth.Keys.Secondary.Base64())},
+		X509Thumbprint: encodeThumbprint(d),
+		Type:           string(d.Auth.Type),
 	}
 }
 
 func encodeThumbprint(d *hub.Identity) thumbprintJSON {
 	return thumbprintJSON{orNull(d.Auth.PrimaryThumbprint), orNull(d.Auth.SecondaryThumbprint)}
-}
-
-// deviceScope is where an edge device's children belong.
-func deviceScope(d *hub.Identity) string {
-	if !d.IoTEdge {
-		return ""
-	}
-	return fmt.Sprintf("ms-azure-iot-edge://%s-%s", d.ID, d.GenerationID)
 }
 
 func status(d *hub.Identity) string {
@@ -116,7 +112,11 @@ func decodeDevice(body []byte, id device.ID) (hub.DeviceSpec, error) {
 		Status         string             `json:"status"`
 		StatusReason   string             `json:"statusReason"`
 		Authentication authenticationJSON `json:"authentication"`
-		Capabilities   capabilitiesJSON   `json:"capabilities"`
+		Capabilities   struct {
+			IoTEdge *bool `json:"iotEdge"`
+		} `json:"capabilities"`
+		DeviceScope  *string  `json:"deviceScope"`
+		ParentScopes []string `json:"parentScopes"`
 	}
 	if err := json.Unmarshal(body, &sent); err != nil {
 		return hub.DeviceSpec{}, errs.New(errs.Invalid, errs.CodeFormatError, "The body is not a device identity in JSON").WithCause(err)
@@ -124,7 +124,9 @@ func decodeDevice(body []byte, id device.ID) (hub.DeviceSpec, error) {
 	if sent.DeviceID != nil && *sent.DeviceID != id {
 		return hub.DeviceSpec{}, invalid("deviceId in the body is not the device ID of the path")
 	}
-	spec := hub.DeviceSpec{StatusReason: sent.StatusReason, IoTEdge: sent.Capabilities.IoTEdge}
+	spec := hub.DeviceSpec{
+		StatusReason: sent.StatusReason, IoTEdge: sent.Capabilities.IoTEdge, DeviceScope: sent.DeviceScope, ParentScopes: sent.ParentScopes,
+	}
 	switch strings.ToLower(sent.Status) {
 	case "", "enabled":
 	case "disabled":
@@ -143,7 +145,7 @@ func decodeAuthentication(sent authenticationJSON) (hub.Authentication, error) {
 		PrimaryThumbprint:   orEmpty(sent.X509Thumbprint.PrimaryThumbprint),
 		SecondaryThumbprint: orEmpty(sent.X509Thumbprint.SecondaryThumbprint),
 	}
-	for _, known := range []hub.AuthenticationType{hub.AuthSAS, hub.AuthSelfSigned} {
+	for _, known := range []hub.AuthenticationType{hub.AuthSAS, hub.AuthSelfSigned, hub.AuthCertificateAuthority, hub.AuthNone} {
 		if strings.EqualFold(sent.Type, string(known)) {
 			auth.Type = known
 		}
@@ -182,7 +184,7 @@ func orEmpty(s *string) string {
 }
 
 func (a api) getDevice(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
-	d, err := a.Service.Identity(r.Context(), caller, hub.Place{Hub: to.hub.Name, ID: to.id})
+	d, err := a.Service.Identity(r.Context(), caller, to.place())
 	if err != nil {
 		return err
 	}
@@ -201,7 +203,7 @@ func (a api) putDevice(w http.ResponseWriter, r *rest.Request, caller access.Cal
 	if err != nil {
 		return err
 	}
-	d, err := a.Service.PutDevice(r.Context(), caller, hub.Place{Hub: to.hub.Name, ID: to.id}, spec, ifMatch(r))
+	d, err := a.Service.PutDevice(r.Context(), caller, to.place(), spec, ifMatch(r))
 	if err != nil {
 		return err
 	}
@@ -209,7 +211,7 @@ func (a api) putDevice(w http.ResponseWriter, r *rest.Request, caller access.Cal
 }
 
 func (a api) deleteDevice(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
-	if err := a.Service.Delete(r.Context(), caller, hub.Place{Hub: to.hub.Name, ID: to.id}, ifMatch(r)); err != nil {
+	if err := a.Service.Delete(r.Context(), caller, to.place(), ifMatch(r)); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

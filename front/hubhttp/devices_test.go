@@ -166,7 +166,10 @@ func TestIdentitiesThatAreRefused(t *testing.T) {
 		{"a key that is not base64", "/devices/d1", `{"authentication":{"symmetricKey":{"primaryKey":"***"}}}`, errs.CodeArgumentInvalid},
 		{"a key that is too short", "/devices/d1", `{"authentication":{"symmetricKey":{"secondaryKey":"AAAA"}}}`, errs.CodeArgumentInvalid},
 		{"sas with a thumbprint", "/devices/d1", `{"authentication":{"type":"sas","x509Thumbprint":{"primaryThumbprint":"` + strings.Repeat("0", 40) + `"}}}`, errs.CodeArgumentInvalid},
-		{"a certificate authority", "/devices/d1", `{"authentication":{"type":"certificateAuthority"}}`, errs.CodeArgumentInvalid},
+		{"a certificate authority with a key", "/devices/d1", `{"authentication":{"type":"certificateAuthority","symmetricKey":{"primaryKey":"AAAAAAAAAAAAAAAAAAAAAA=="}}}`, errs.CodeArgumentInvalid},
+		{"a type nobody knows", "/devices/d1", `{"authentication":{"type":"password"}}`, errs.CodeArgumentInvalid},
+		{"two parents", "/devices/d1", `{"parentScopes":["a","b"]}`, errs.CodeInvalidDeviceScope},
+		{"a parent that is not there", "/devices/d1", `{"deviceScope":"ms-azure-iot-edge://e-1"}`, errs.CodeInvalidDeviceScope},
 		{"self-signed without thumbprints", "/devices/d1", `{"authentication":{"type":"selfSigned"}}`, errs.CodeArgumentInvalid},
 		{"no JSON", "/devices/d1", `deviceId`, errs.CodeFormatError},
 		{"nothing", "/devices/d1", ``, errs.CodeFormatError},
@@ -309,7 +312,8 @@ func FuzzDecodeDevice(f *testing.F) {
 			}
 			return
 		}
-		again, err := json.Marshal(encodeDevice(&hub.Identity{Place: hub.Place{ID: "d1"}, Disabled: spec.Disabled, StatusReason: spec.StatusReason, IoTEdge: spec.IoTEdge, Auth: spec.Auth}, presence{}))
+		edge := spec.IoTEdge != nil && *spec.IoTEdge
+		again, err := json.Marshal(encodeDevice(&hub.Identity{Place: hub.Place{ID: "d1"}, Disabled: spec.Disabled, StatusReason: spec.StatusReason, IoTEdge: edge, Auth: spec.Auth}, presence{}))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -57,6 +57,15 @@ func New(c Config) http.Handler {
 			{Method: http.MethodPatch, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.patchTwin)},
 			{Method: http.MethodPut, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.putTwin)},
 			{Method: http.MethodPost, Pattern: "/twins/{id}/methods", Serve: a.operator("/twins/", a.postMethod)},
+			{Method: http.MethodGet, Pattern: "/devices/{id}/modules", Serve: a.actor(a.listModules)},
+			{Method: http.MethodGet, Pattern: "/devices/{id}/modules/{module}", Serve: a.actor(a.getModule)},
+			{Method: http.MethodPut, Pattern: "/devices/{id}/modules/{module}", Serve: a.actor(a.putModule)},
+			{Method: http.MethodDelete, Pattern: "/devices/{id}/modules/{module}", Serve: a.actor(a.deleteModule)},
+			{Method: http.MethodDelete, Pattern: "/devices/{id}/modules/{module}/commands", Serve: a.operator("/devices/", a.deleteCommands)},
+			{Method: http.MethodGet, Pattern: "/twins/{id}/modules/{module}", Serve: a.operator("/twins/", a.getTwin)},
+			{Method: http.MethodPatch, Pattern: "/twins/{id}/modules/{module}", Serve: a.operator("/twins/", a.patchTwin)},
+			{Method: http.MethodPut, Pattern: "/twins/{id}/modules/{module}", Serve: a.operator("/twins/", a.putTwin)},
+			{Method: http.MethodPost, Pattern: "/twins/{id}/modules/{module}/methods", Serve: a.operator("/twins/", a.postMethod)},
 			{Method: http.MethodPost, Pattern: "/devices/{id}/messages/events", Serve: a.postEvents},
 			{Method: http.MethodGet, Pattern: "/devices/{id}/messages/devicebound", Serve: a.getCloudMessage},
 			{Method: http.MethodDelete, Pattern: "/devices/{id}/messages/devicebound/{lock}", Serve: a.deleteCloudMessage},
@@ -77,10 +86,21 @@ func New(c Config) http.Handler {
 
 type api struct{ Config }
 
-// A target is the device that a request is about.
+// A target is the device or the module that a request is about.
 type target struct {
-	hub hub.Host
-	id  device.ID
+	hub    hub.Host
+	id     device.ID
+	module device.ID // empty for the device itself
+}
+
+func (t target) place() hub.Place { return hub.Place{Hub: t.hub.Name, ID: t.id, Module: t.module} }
+
+// resource is what a token has to be for, under "/devices/" or "/twins/".
+func (t target) resource(under string) string {
+	if t.module == "" {
+		return under + string(t.id)
+	}
+	return under + string(t.id) + "/modules/" + string(t.module)
 }
 
 func (a api) target(r *rest.Request) (target, error) {
@@ -92,7 +112,13 @@ func (a api) target(r *rest.Request) (target, error) {
 	if err != nil {
 		return target{}, invalid("The device ID %v", err)
 	}
-	return target{h, id}, nil
+	to := target{hub: h, id: id}
+	if module := r.PathValue("module"); module != "" {
+		if to.module, err = device.ParseID(module); err != nil {
+			return target{}, invalid("The module ID %v", err)
+		}
+	}
+	return to, nil
 }
 
 // host finds the hub that a request is about. It also checks the api-version,
@@ -116,7 +142,7 @@ func (a api) operator(under string, serve func(http.ResponseWriter, *rest.Reques
 		if err != nil {
 			return err
 		}
-		caller, err := a.caller(r, to.hub, under+string(to.id))
+		caller, err := a.caller(r, to.hub, to.resource(under))
 		if err != nil {
 			return err
 		}
@@ -151,6 +177,33 @@ func (a api) caller(r *rest.Request, h hub.Host, resource string) (access.Caller
 	return a.Service.AuthenticateCaller(r.Context(), h, resource, *token)
 }
 
+// actor wraps an operation on modules, which operators may use and the device that
+// they are of. The token of a policy has the policy's name, and that of a device
+// none; a device can also come with its certificate alone.
+func (a api) actor(serve func(http.ResponseWriter, *rest.Request, hub.Actor, target) error) func(http.ResponseWriter, *rest.Request) error {
+	return func(w http.ResponseWriter, r *rest.Request) error {
+		to, err := a.target(r)
+		if err != nil {
+			return err
+		}
+		credential, err := credentialOf(r)
+		if err != nil {
+			return err
+		}
+		var by hub.Actor
+		if credential.Token != nil && credential.Token.KeyName != "" {
+			caller, err := a.Service.AuthenticateCaller(r.Context(), to.hub, to.resource("/devices/"), *credential.Token)
+			if err != nil {
+				return err
+			}
+			by = hub.Operator(caller)
+		} else if by, err = a.Service.AuthenticateOwner(r.Context(), to.hub, to.id, credential); err != nil {
+			return err
+		}
+		return serve(w, r, by, to)
+	}
+}
+
 // sender lets a device in, by its token or by the certificate of its TLS
 // connection.
 func (a api) sender(r *rest.Request) (hub.Sender, error) {
@@ -158,14 +211,22 @@ func (a api) sender(r *rest.Request) (hub.Sender, error) {
 	if err != nil {
 		return hub.Sender{}, err
 	}
-	var credential attest.Credential
-	if credential.Token, err = rest.Token(r.Request); err != nil {
+	credential, err := credentialOf(r)
+	if err != nil {
 		return hub.Sender{}, err
 	}
-	if r.TLS != nil {
-		credential.Chain = r.TLS.PeerCertificates
+	return a.Service.Authenticate(r.Context(), to.hub, to.id, to.module, credential)
+}
+
+// credentialOf returns what a device showed.
+func credentialOf(r *rest.Request) (c attest.Credential, err error) {
+	if c.Token, err = rest.Token(r.Request); err != nil {
+		return c, err
 	}
-	return a.Service.Authenticate(r.Context(), to.hub, to.id, "", credential)
+	if r.TLS != nil {
+		c.Chain = r.TLS.PeerCertificates
+	}
+	return c, nil
 }
 
 // ifMatch reads the If-Match header. Clients send entity tags and the star both

@@ -29,7 +29,7 @@ func (a api) postMethod(w http.ResponseWriter, r *rest.Request, caller access.Ca
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(m.Connect + hub.MaxResponseTimeout)); err != nil {
 		return err
 	}
-	result, err := a.Service.Invoke(r.Context(), caller, hub.Place{Hub: to.hub.Name, ID: to.id}, m)
+	result, err := a.Service.Invoke(r.Context(), caller, to.place(), m)
 	if err != nil {
 		return err
 	}

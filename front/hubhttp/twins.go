@@ -65,7 +65,7 @@ func encodeTwin(d *hub.Identity, t *hub.Twin, now presence) (twinJSON, error) {
 		ConnectionState: now.connectionState(), LastActivityTime: timeJSON(now.LastActivity), CloudToDeviceMessageCount: now.waiting,
 		AuthenticationType: string(d.Auth.Type), X509Thumbprint: encodeThumbprint(d),
 		Version: t.Version, ModelID: t.ModelID, Tags: t.Tags, Properties: propertiesJSON{desired, reported}, Configurations: t.Configurations,
-		Capabilities: capabilitiesJSON{d.IoTEdge}, DeviceScope: deviceScope(d), ParentScopes: []string{},
+		Capabilities: capabilitiesJSON{d.IoTEdge}, DeviceScope: d.DeviceScope(), ParentScopes: d.ParentScopes(),
 	}, nil
 }
 
@@ -89,7 +89,7 @@ func document(of twin.Section, properties, metadata json.RawMessage, written twi
 }
 
 func (a api) getTwin(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
-	d, t, err := a.Service.Twin(r.Context(), caller, hub.Place{Hub: to.hub.Name, ID: to.id})
+	d, t, err := a.Service.Twin(r.Context(), caller, to.place())
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (a api) writeTwin(w http.ResponseWriter, r *rest.Request, caller access.Cal
 	if err != nil {
 		return err
 	}
-	d, t, err := write(r.Context(), caller, hub.Place{Hub: to.hub.Name, ID: to.id}, change, ifMatch(r))
+	d, t, err := write(r.Context(), caller, to.place(), change, ifMatch(r))
 	if err != nil {
 		return err
 	}
