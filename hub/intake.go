@@ -11,9 +11,11 @@ const (
 	// intakeBytes how many bytes they have, the last one aside.
 	intakeBatch = 512
 	intakeBytes = 4 << 20
-	// intakeWaiting is how many messages wait to be appended. Whoever brings more
-	// waits outside.
-	intakeWaiting = 4 * intakeBatch
+	// intakeWaiting is how many messages wait to be appended, and intakeWaitingBytes
+	// how many bytes they have, the last one aside. Whoever brings more waits
+	// outside.
+	intakeWaiting      = 4 * intakeBatch
+	intakeWaitingBytes = 8 * intakeBytes
 )
 
 // An arrival is a message that is to be kept, and who wants to know.
@@ -28,6 +30,7 @@ type arrival struct {
 type intake struct {
 	mu      sync.Mutex // guards what follows
 	waiting []arrival
+	bytes   int // of those
 	running bool
 	room    chan struct{} // closed when there is room again; nil while there is
 }
@@ -35,8 +38,9 @@ type intake struct {
 func (in *intake) add(ctx context.Context, stream Stream, a arrival) error {
 	for {
 		in.mu.Lock()
-		if len(in.waiting) < intakeWaiting {
+		if len(in.waiting) < intakeWaiting && in.bytes < intakeWaitingBytes {
 			in.waiting = append(in.waiting, a)
+			in.bytes += a.message.size()
 			if !in.running {
 				in.running = true
 				go in.run(stream)
@@ -94,6 +98,7 @@ func (in *intake) take() []arrival {
 	}
 	batch := in.waiting[:n:n]
 	in.waiting = in.waiting[n:]
+	in.bytes -= bytes
 	if in.room != nil {
 		close(in.room)
 		in.room = nil

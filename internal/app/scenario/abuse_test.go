@@ -76,6 +76,10 @@ func TestAbuse(t *testing.T) {
 		{"CONNECTs without end", func(s *siege) string { return s.connectFor(floods) }},
 		{"packets", (*siege).packets},
 		{"a device that does not read", (*siege).doesNotRead},
+		{"a device that acknowledges nothing", (*siege).hoards},
+		{"a device that means harm", (*siege).insider},
+		{"a device at many places", func(s *siege) string { return s.fightFor(floods) }},
+		{"devices that send without end", func(s *siege) string { return s.sendFor(floods) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := besiege(t)
