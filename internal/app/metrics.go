@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -102,14 +103,36 @@ func (m *metrics) begin() {
 // made up.
 var methods = map[string]bool{"GET": true, "PUT": true, "POST": true, "PATCH": true, "DELETE": true, "PUBLISH": true}
 
-// of returns what counts the requests of one API.
+// of returns what counts the requests of one API. There is one for every message of
+// a device, so what is counted is found by its labels once.
 func (m *metrics) of(api string) func(method, route string, status int, took time.Duration) {
+	type labels struct {
+		method, route string
+		status        int
+	}
+	type counted struct {
+		requests prometheus.Counter
+		seconds  prometheus.Observer
+	}
+	var mu sync.Mutex // guards known
+	known := make(map[labels]counted)
+	find := func(l labels) counted {
+		mu.Lock()
+		defer mu.Unlock()
+		c, ok := known[l]
+		if !ok {
+			c = counted{m.requests.WithLabelValues(api, l.method, l.route, strconv.Itoa(l.status)), m.seconds.WithLabelValues(api, l.route)}
+			known[l] = c
+		}
+		return c
+	}
 	return func(method, route string, status int, took time.Duration) {
 		if !methods[method] {
 			method = "other"
 		}
-		m.requests.WithLabelValues(api, method, route, strconv.Itoa(status)).Inc()
-		m.seconds.WithLabelValues(api, route).Observe(took.Seconds())
+		c := find(labels{method, route, status})
+		c.requests.Inc()
+		c.seconds.Observe(took.Seconds())
 	}
 }
 
