@@ -28,7 +28,7 @@ func (s *Service) DeviceTwin(ctx context.Context, from Sender) (*Twin, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the twin of %q of %s: %w", from, from.Hub, err)
 	}
-	s.learnt(Place{Hub: from.Hub, ID: from.ID}, t)
+	s.learnt(from.Place, t)
 	return t, nil
 }
 
@@ -76,6 +76,7 @@ func (s *Service) PatchReported(ctx context.Context, from Sender, patch json.Raw
 	if err != nil {
 		return 0, fmt.Errorf("writing the reported properties of %q of %s: %w", from, from.Hub, err)
 	}
+	s.deploying.twin(from.Place, true)
 	s.twinChanged(from.Place, updateTwin, before, after)
 	return now, nil
 }

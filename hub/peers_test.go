@@ -154,7 +154,7 @@ func together(t *testing.T, story func(t *testing.T, i *installation, a, b *serv
 		for n, s := range i.servers {
 			s.other = i.servers[1-n]
 			s.Service = hub.New(hub.Config{
-				Registry: db, Stream: db, Queues: db, Presences: db, Policies: db, Random: rand.Reader, Peers: s,
+				Registry: db, Stream: db, Queues: db, Presences: db, Configurations: db, Policies: db, Random: rand.Reader, Peers: s,
 				Now: func() time.Time { return time.Now().Add(s.clock) },
 			})
 		}

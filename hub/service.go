@@ -18,37 +18,40 @@ import (
 // Config is what a Service is made of. All members but Peers are required and may
 // be used at the same time.
 type Config struct {
-	Registry  Registry
-	Stream    Stream
-	Queues    Queues
-	Presences Presences
-	Policies  access.Policies
-	Peers     Peers // the other servers; nil where there is one
-	Now       func() time.Time
-	Random    io.Reader
+	Registry       Registry
+	Stream         Stream
+	Queues         Queues
+	Presences      Presences
+	Configurations Configurations
+	Policies       access.Policies
+	Peers          Peers // the other servers; nil where there is one
+	Now            func() time.Time
+	Random         io.Reader
 }
 
 // A Service is the IoT hubs of one process. It decides and keeps; it does not
 // know how the bytes arrived. Hubs are named by [HostName]s. Its methods may be
 // called at the same time.
 type Service struct {
-	registry  Registry
-	stream    Stream
-	queues    Queues
-	presences Presences
-	notices   notices
-	policies  access.Policies
-	peers     Peers
-	now       func() time.Time
-	random    io.Reader
-	live      live
-	intake    intake
-	events    events
+	registry       Registry
+	stream         Stream
+	queues         Queues
+	presences      Presences
+	notices        notices
+	configurations Configurations
+	deploying      deploying
+	policies       access.Policies
+	peers          Peers
+	now            func() time.Time
+	random         io.Reader
+	live           live
+	intake         intake
+	events         events
 }
 
 // New returns the service made of c.
 func New(c Config) *Service {
-	return &Service{registry: c.Registry, stream: c.Stream, queues: c.Queues, presences: c.Presences, policies: c.Policies, peers: c.Peers, now: c.Now, random: c.Random}
+	return &Service{registry: c.Registry, stream: c.Stream, queues: c.Queues, presences: c.Presences, configurations: c.Configurations, policies: c.Policies, peers: c.Peers, now: c.Now, random: c.Random}
 }
 
 // HostName returns the form in which a hub's host name is kept and compared:

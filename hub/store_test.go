@@ -60,7 +60,7 @@ func open(t *testing.T) (*hub.Service, store) {
 	now := t0
 	s := store{db}
 	return hub.New(hub.Config{
-		Registry: s, Stream: s, Queues: s, Presences: s, Policies: s, Random: rand.Reader,
+		Registry: s, Stream: s, Queues: s, Presences: s, Configurations: s, Policies: s, Random: rand.Reader,
 		Now: func() time.Time { now = now.Add(time.Second); return now },
 	}), s
 }

@@ -85,6 +85,7 @@ func (s *Service) changeTwin(ctx context.Context, caller access.Caller, at Place
 		return nil, nil, fmt.Errorf("writing the twin of %q of %s: %w", at, at.Hub, err)
 	}
 	s.notify(at, before, changed)
+	s.deploying.twin(at, false)
 	s.twinChanged(at, operation, before, changed)
 	return of, changed, nil
 }

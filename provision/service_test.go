@@ -72,7 +72,7 @@ func newService(t testing.TB, settings ...func(*provision.Config)) *service {
 	}
 	t.Cleanup(func() { store.Close() })
 	s := &service{t: t, store: store, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
-	s.hub = hub.New(hub.Config{Registry: store, Stream: store, Queues: store, Presences: store, Policies: store, Now: s.clock, Random: rand.Reader})
+	s.hub = hub.New(hub.Config{Registry: store, Stream: store, Queues: store, Presences: store, Configurations: store, Policies: store, Now: s.clock, Random: rand.Reader})
 	journal := provision.NewJournal(256)
 	config := provision.Config{
 		Enrollments: store, Trust: store, Records: store, Scopes: store, Hubs: hubs{s}, Secrets: key, Journal: journal,

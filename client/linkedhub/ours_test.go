@@ -288,7 +288,7 @@ func openLocal(t *testing.T) local {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
-	return local{hub.New(hub.Config{Registry: db, Stream: db, Queues: db, Presences: db, Policies: db, Now: time.Now, Random: rand.Reader}), "hub.example"}
+	return local{hub.New(hub.Config{Registry: db, Stream: db, Queues: db, Presences: db, Configurations: db, Policies: db, Now: time.Now, Random: rand.Reader}), "hub.example"}
 }
 
 // A device goes from a hub of this process to one elsewhere and back, disabled

@@ -81,7 +81,7 @@ func start(t *testing.T) *server {
 		Home: scope, Scopes: scopes{store}, Tenants: store, Policies: store, Secrets: secrets,
 		Decisions: s.enroller,
 		Links:     links{store}, Lists: s.enroller, Sharers: s.enroller, Certificates: s.enroller, Trust: s.enroller, Messages: store, Version: "1.2.3",
-		Outbox:   hub.New(hub.Config{Registry: store, Stream: store, Queues: store, Presences: store, Policies: store, Now: time.Now, Random: rand.Reader}),
+		Outbox:   hub.New(hub.Config{Registry: store, Stream: store, Queues: store, Presences: store, Configurations: store, Policies: store, Now: time.Now, Random: rand.Reader}),
 		Routing:  dispatcher(store, s.far),
 		Ready:    func(context.Context) error { return s.ready },
 		Draining: draining,

@@ -282,7 +282,7 @@ func TestTwinDocument(t *testing.T) {
 		`"cloudToDeviceMessageCount":0,"authenticationType":"selfSigned","x509Thumbprint":{"primaryThumbprint":"` + strings.Repeat("AB", 32) +
 		`","secondaryThumbprint":"` + strings.Repeat("AB", 32) + `"},"modelId":"","version":2,"tags":{"site":"a"},` +
 		`"properties":{"desired":{"rate":10,"net":{"ssid":"x","list":[{"a":1}]},` +
-		`"$metadata":{` + node + `,"net":{` + node + `,"list":{` + node + `},"ssid":{` + node + `}},"rate":{` + node + `}},"$version":1},` +
+		`"$metadata":{` + node + `,"rate":{` + node + `},"net":{` + node + `,"ssid":{` + node + `},"list":{` + node + `}}},"$version":1},` +
 		`"reported":{"$metadata":{"$lastUpdated":"` + at[1] + `"},"$version":1}},"capabilities":{"iotEdge":false},"parentScopes":[]}`
 	if got.body != want {
 		t.Errorf("got  %s\nwant %s", got.body, want)

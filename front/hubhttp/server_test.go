@@ -59,7 +59,7 @@ func start(t *testing.T) *server {
 	t.Cleanup(func() { store.Close() })
 	s := &server{T: t, store: store}
 	s.owner, s.reader = s.policy("iothubowner", access.AllHub), s.policy("registryRead", access.RegistryRead)
-	s.service = hub.New(hub.Config{Registry: store, Stream: store, Queues: store, Presences: store, Policies: store, Now: time.Now, Random: rand.Reader})
+	s.service = hub.New(hub.Config{Registry: store, Stream: store, Queues: store, Presences: store, Configurations: store, Policies: store, Now: time.Now, Random: rand.Reader})
 
 	ts := httptest.NewUnstartedServer(New(Config{
 		Service: s.service, Hubs: hosts{}, Logger: slog.New(slog.DiscardHandler), Random: rand.Reader, Now: time.Now,

@@ -180,7 +180,7 @@ func TestAnotherServerSends(t *testing.T) {
 	key := w.enroll("d1")
 	c := w.bind(key, 1)
 	here := w.service
-	w.service = hub.New(hub.Config{Registry: w.store, Stream: w.store, Queues: w.store, Presences: w.store, Policies: w.store, Now: time.Now, Random: rand.Reader})
+	w.service = hub.New(hub.Config{Registry: w.store, Stream: w.store, Queues: w.store, Presences: w.store, Configurations: w.store, Policies: w.store, Now: time.Now, Random: rand.Reader})
 	for i, told := range []hub.Place{{Hub: hubName, ID: "d1"}, {}} {
 		w.tell(fmt.Sprint(i), nil)
 		here.Wake(hub.Place{Hub: hubName, ID: "d2"})

@@ -70,7 +70,7 @@ func begin(t *testing.T) *world {
 
 // restart forgets everything that is not in the database.
 func (w *world) restart() {
-	w.service = hub.New(hub.Config{Registry: w.store, Stream: w.store, Queues: w.store, Presences: w.store, Policies: w.store, Now: time.Now, Random: rand.Reader})
+	w.service = hub.New(hub.Config{Registry: w.store, Stream: w.store, Queues: w.store, Presences: w.store, Configurations: w.store, Policies: w.store, Now: time.Now, Random: rand.Reader})
 	w.front = New(Config{Service: w.service, Hubs: hubs{}, Now: time.Now, Logger: slog.New(slog.DiscardHandler), Random: rand.Reader})
 }
 

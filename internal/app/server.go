@@ -134,7 +134,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 	now := s.config.clock()
 	journal := provision.NewJournal(s.config.Provisioning.Decisions)
 	hubService := hub.New(hub.Config{
-		Registry: s.store, Stream: s.store, Queues: s.store, Presences: s.store, Policies: s.store, Peers: s.hubPeers(), Now: now, Random: rand.Reader,
+		Registry: s.store, Stream: s.store, Queues: s.store, Presences: s.store, Configurations: s.store, Policies: s.store, Peers: s.hubPeers(), Now: now, Random: rand.Reader,
 	})
 	s.hubs.service = hubService
 	s.dispatcher = s.newDispatcher(hubService)
@@ -263,6 +263,10 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.trim(ctx) })
 	g.Go(func() error {
 		s.hubs.service.KeepPresence(ctx, func(err error) { s.logger.Error("hub", "error", err) })
+		return nil
+	})
+	g.Go(func() error {
+		s.hubs.service.Deploy(ctx, func(err error) { s.logger.Error("hub", "error", err) })
 		return nil
 	})
 	g.Go(func() error { return s.tls.watch(ctx, s.logger) })

@@ -30,6 +30,7 @@ type store interface {
 	hub.Stream
 	hub.Queues
 	hub.Presences
+	hub.Configurations
 	hub.RoutingStore
 	hub.Positions
 	PutScope(context.Context, provision.Scope) error

@@ -47,6 +47,7 @@ var (
 	_ hub.Stream                 = (*Store)(nil)
 	_ hub.Queues                 = (*Store)(nil)
 	_ hub.Presences              = (*Store)(nil)
+	_ hub.Configurations         = (*Store)(nil)
 	_ hub.RoutingStore           = (*Store)(nil)
 	_ hub.Positions              = (*Store)(nil)
 )

@@ -40,6 +40,7 @@ type Store interface {
 	hub.Stream
 	hub.Queues
 	hub.Presences
+	hub.Configurations
 	hub.RoutingStore
 	hub.Positions
 	Wait(ctx context.Context, after uint64) error
@@ -63,7 +64,7 @@ type rule struct {
 // again after it was closed.
 func Run(t *testing.T, create func(t *testing.T) (open func() Store)) {
 	var rules []rule
-	for _, more := range [][]rule{scopeRules, policyRules, enrollmentRules, sharedKeyRules, certificateRules, trustRules, registrationRules, deviceRules, finderRules, queueRules, presenceRules, togetherRules, messageRules, routingRules, storeRules} {
+	for _, more := range [][]rule{scopeRules, policyRules, enrollmentRules, sharedKeyRules, certificateRules, trustRules, registrationRules, deviceRules, finderRules, queueRules, presenceRules, configurationRules, togetherRules, messageRules, routingRules, storeRules} {
 		rules = append(rules, more...)
 	}
 	for _, r := range rules {

@@ -1,0 +1,323 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/berth-iot/berth/access"
+	"github.com/berth-iot/berth/errs"
+)
+
+const (
+	// deployInterval is how often all devices are looked at: another server may have
+	// been killed while it was about to.
+	deployInterval = 5 * time.Minute
+	// relearnInterval is how often configurations are read that other servers may
+	// have changed.
+	relearnInterval = 10 * time.Second
+	// maxTouched bounds the devices that wait to be looked at; where there are more,
+	// all of their hub are.
+	maxTouched = 10_000
+)
+
+// deployer is who deploys: this process.
+var deployer = access.Caller{Policy: "configurations", Rights: access.AllHub}
+
+// deploying is what is to be looked at, because configurations or twins changed.
+// The zero value is ready.
+type deploying struct {
+	// known are the configurations by hub, in the order of precedence.
+	known atomic.Pointer[map[string][]*Configuration]
+
+	mu      sync.Mutex // guards what follows
+	touched map[Place]bool
+	hubs    map[string]bool
+	gone    map[string][]string // IDs of configurations, by hub
+	woken   chan struct{}       // closed when there is something
+}
+
+// of returns what is known of a hub's configurations.
+func (d *deploying) of(hub string) []*Configuration {
+	if known := d.known.Load(); known != nil {
+		return (*known)[hub]
+	}
+	return nil
+}
+
+// twin notes that a twin or an identity changed. Where only what the device reports
+// did, that counts when a condition looks at it.
+func (d *deploying) twin(at Place, reported bool) {
+	wanted := func(c *Configuration) bool {
+		if !reported {
+			return true
+		}
+		t, err := c.target()
+		return err == nil && t.reported
+	}
+	if !slices.ContainsFunc(d.of(at.Hub), wanted) {
+		return
+	}
+	d.note(func() {
+		if d.touched == nil {
+			d.touched = make(map[Place]bool)
+		}
+		if len(d.touched) >= maxTouched {
+			d.hubsLocked()[at.Hub] = true
+			return
+		}
+		d.touched[at] = true
+	})
+}
+
+// hub notes that a hub's configurations changed, and without that one of them is
+// gone.
+func (d *deploying) hub(name string) { d.note(func() { d.hubsLocked()[name] = true }) }
+
+func (d *deploying) without(name, id string) {
+	d.note(func() {
+		if d.gone == nil {
+			d.gone = make(map[string][]string)
+		}
+		d.gone[name] = append(d.gone[name], id)
+		d.hubsLocked()[name] = true
+	})
+}
+
+func (d *deploying) hubsLocked() map[string]bool {
+	if d.hubs == nil {
+		d.hubs = make(map[string]bool)
+	}
+	return d.hubs
+}
+
+func (d *deploying) note(what func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	what()
+	if d.woken != nil {
+		close(d.woken)
+		d.woken = nil
+	}
+}
+
+// take returns what is to be looked at, and what is closed when there is more.
+func (d *deploying) take() (touched map[Place]bool, hubs map[string]bool, gone map[string][]string, more <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	touched, hubs, gone = d.touched, d.hubs, d.gone
+	d.touched, d.hubs, d.gone = nil, nil, nil
+	if d.woken == nil {
+		d.woken = make(chan struct{})
+	}
+	return touched, hubs, gone, d.woken
+}
+
+// Deploy gives devices and modules what configurations have for them, when one of
+// the two changes and every few minutes, until ctx ends. failed is told of what went
+// wrong, which is tried again.
+func (s *Service) Deploy(ctx context.Context, failed func(error)) {
+	tick := time.NewTicker(relearnInterval)
+	defer tick.Stop()
+	var looked time.Time
+	for ctx.Err() == nil {
+		touched, hubs, gone, more := s.deploying.take()
+		known, err := s.learnConfigurations(ctx)
+		if err == nil {
+			if now := s.now(); now.Sub(looked) >= deployInterval {
+				looked, hubs = now, make(map[string]bool)
+				for hub := range known {
+					hubs[hub] = true
+				}
+			}
+			for hub := range hubs {
+				err = errors.Join(err, s.deployAll(ctx, hub, known[hub], gone[hub]))
+			}
+			for at := range touched {
+				if !hubs[at.Hub] {
+					err = errors.Join(err, s.deployTo(ctx, at, known[at.Hub]))
+				}
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			failed(fmt.Errorf("deploying configurations: %w", err))
+			for hub := range hubs {
+				s.deploying.hub(hub)
+			}
+			more = nil // not at once
+		}
+		select {
+		case <-more:
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// learnConfigurations reads all configurations, by hub and in the order of
+// precedence.
+func (s *Service) learnConfigurations(ctx context.Context) (map[string][]*Configuration, error) {
+	hubs, err := s.configurations.ConfiguredHubs(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading which hubs have configurations: %w", err)
+	}
+	known := make(map[string][]*Configuration, len(hubs))
+	for _, hub := range hubs {
+		if known[hub], err = s.configurations.Configurations(ctx, hub); err != nil {
+			return nil, fmt.Errorf("reading the configurations of %s: %w", hub, err)
+		}
+		slices.SortFunc(known[hub], precedence)
+	}
+	s.deploying.known.Store(&known)
+	return known, nil
+}
+
+// deployAll looks at everyone of a hub whom a configuration targets, or whose twin
+// says so.
+func (s *Service) deployAll(ctx context.Context, hub string, all []*Configuration, gone []string) error {
+	var faults []error
+	look := func(text string) {
+		faults = append(faults, s.eachFound(ctx, hub, text, func(f Found) error { return s.deploy(ctx, f, all) }))
+	}
+	for _, c := range all {
+		look(c.targetQuery())
+		gone = append(gone, c.ID)
+	}
+	for _, id := range gone {
+		for _, from := range []string{"devices", "devices.modules"} {
+			look("SELECT * FROM " + from + " WHERE configurations.[[" + id + "]].status IN ['" + statusApplied + "', '" + statusTargeted + "']")
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// eachFound calls use with every twin that a query finds.
+func (s *Service) eachFound(ctx context.Context, hub, text string, use func(Found) error) error {
+	for continued := ""; text != ""; {
+		page, err := s.Query(ctx, deployer, hub, text, MaxPage, continued)
+		if err != nil {
+			return err
+		}
+		for _, f := range page.Twins {
+			if err := use(f); err != nil {
+				return err
+			}
+		}
+		if continued = page.Continuation; continued == "" {
+			break
+		}
+	}
+	return nil
+}
+
+// targetQuery finds whom the configuration targets. It is empty for nobody.
+func (c *Configuration) targetQuery() string {
+	t, err := c.target()
+	if err != nil || t.none {
+		return ""
+	}
+	text := "SELECT * FROM devices"
+	if t.modules {
+		text += ".modules"
+	}
+	if t.condition != nil {
+		text += " WHERE " + t.condition.String()
+	}
+	return text
+}
+
+// deployTo is deploy for a place, whatever is there.
+func (s *Service) deployTo(ctx context.Context, at Place, all []*Configuration) error {
+	d, err := s.identityAt(ctx, at)
+	if errs.KindOf(err) == errs.NotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	t, err := s.registry.Twin(ctx, at)
+	if errs.KindOf(err) == errs.NotFound {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading the twin of %q of %s: %w", at, at.Hub, err)
+	}
+	return s.deploy(ctx, Found{Identity: d, Twin: t}, all)
+}
+
+// deploy gives one device or module what the configurations have for it.
+func (s *Service) deploy(ctx context.Context, f Found, all []*Configuration) error {
+	at := f.Identity.Place
+	content := func(c *Configuration) Settings { return c.Content.Device }
+	if at.Module != "" {
+		content = func(c *Configuration) Settings { return c.Content.Module }
+	}
+	if at.Module == EdgeAgent { // its standing is that of its device's deployments
+		return s.deployTo(ctx, at.Device(), all)
+	}
+	become := func(d *Identity, t *Twin) (*Twin, error) {
+		return s.configured(t, targeting(all, Found{Identity: d, Twin: t}, func(c *Configuration) bool { return content(c) != nil }), content)
+	}
+	next, err := become(f.Identity, f.Twin)
+	if err == nil && next != f.Twin {
+		err = s.configure(ctx, at, become)
+	}
+	if errs.KindOf(err) == errs.NotFound {
+		return nil // deleted since
+	}
+	if err != nil || !f.Identity.IoTEdge {
+		return err
+	}
+	return s.deployEdge(ctx, at, deploymentOf(targeting(all, f, func(c *Configuration) bool { return c.Content.Modules != nil })))
+}
+
+// targeting are those of all that target a device or a module and that are wanted.
+func targeting(all []*Configuration, f Found, wanted func(*Configuration) bool) []*Configuration {
+	var them []*Configuration
+	for _, c := range all {
+		if wanted(c) && c.targets(f) {
+			them = append(them, c)
+		}
+	}
+	return them
+}
+
+// deployEdge gives the modules of an IoT Edge device its deployment, unless they
+// have it.
+func (s *Service) deployEdge(ctx context.Context, at Place, d deployment) error {
+	agent := at
+	agent.Module = EdgeAgent
+	t, err := s.registry.Twin(ctx, agent)
+	if errs.KindOf(err) == errs.NotFound && len(d.layers) == 0 || err == nil && d.stands(t) {
+		return nil
+	}
+	if err != nil && errs.KindOf(err) != errs.NotFound {
+		return fmt.Errorf("reading the twin of %q of %s: %w", agent, at.Hub, err)
+	}
+	for _, id := range d.modules() {
+		module := at
+		module.Module = id
+		if err := s.makeModule(ctx, module); err != nil {
+			return err
+		}
+		err := s.configure(ctx, module, func(_ *Identity, t *Twin) (*Twin, error) {
+			desired, err := d.desired(id, t.Desired)
+			if err != nil {
+				return nil, err
+			}
+			next, err := s.rewritten(t, t.Tags, desired)
+			if err == nil && id == EdgeAgent {
+				next = next.standing(d.standing)
+			}
+			return next, err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
