@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -87,14 +88,20 @@ func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, c
 	switch {
 	case !ok:
 		return nil, mqtt.NotAuthorized, fmt.Errorf("there is no hub %q", u.Host)
-	case u.ModuleID != "":
-		return nil, mqtt.NotAuthorized, errors.New("modules are not offered")
-	case connect.ClientID != u.DeviceID:
+	case u.ModuleID == "" && connect.ClientID != u.DeviceID:
 		return nil, mqtt.IdentifierRejected, errors.New("the client identifier is not the device ID of the user name")
+	case u.ModuleID != "" && connect.ClientID != u.DeviceID+"/"+u.ModuleID:
+		return nil, mqtt.IdentifierRejected, errors.New("the client identifier is not the device ID and the module ID of the user name, with a slash between them")
 	}
 	id, err := device.ParseID(u.DeviceID)
 	if err != nil {
 		return nil, mqtt.IdentifierRejected, fmt.Errorf("the device ID: %w", err)
+	}
+	var module device.ID
+	if u.ModuleID != "" {
+		if module, err = device.ParseID(u.ModuleID); err != nil {
+			return nil, mqtt.IdentifierRejected, fmt.Errorf("the module ID: %w", err)
+		}
 	}
 	credential := attest.Credential{Chain: p.Chain}
 	if len(connect.Password) > 0 {
@@ -104,13 +111,13 @@ func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, c
 		}
 		credential.Token = &token
 	}
-	from, err := f.Service.Authenticate(ctx, host, id, "", credential)
+	from, err := f.Service.Authenticate(ctx, host, id, module, credential)
 	if err != nil {
 		return nil, refusal(err), err
 	}
 	s := &session{Front: f, conn: conn, peer: p, from: from}
 	if connect.Will != nil {
-		if r, err := hubtopic.ParseRequest(connect.Will.Topic); err != nil || r.Operation != hubtopic.Telemetry || r.DeviceID != string(id) || r.ModuleID != "" {
+		if r, err := hubtopic.ParseRequest(connect.Will.Topic); err != nil || r.Operation != hubtopic.Telemetry || !s.own(r) {
 			return nil, mqtt.NotAuthorized, errors.New("the will is for another topic than that of the device's own telemetry")
 		}
 	}
@@ -120,7 +127,13 @@ func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, c
 	if err := s.resume(ctx, !connect.CleanSession); err != nil {
 		return nil, refusal(err), err
 	}
-	s.detach = f.Service.Attach(ctx, from, s)
+	if model := u.Parameters["model-id"]; model != "" {
+		if err := f.Service.NameModel(ctx, from, model); err != nil {
+			return nil, refusal(err), err
+		}
+		s.from.ModelID = model
+	}
+	s.detach = f.Service.Attach(ctx, s.from, s)
 	s.Queued()
 	return s, mqtt.Accepted, nil
 }
@@ -155,7 +168,10 @@ type session struct {
 	handing handing
 }
 
-func (s *session) place() hub.Place { return hub.Place{Hub: s.from.Hub, ID: s.from.ID} }
+// own reports whether what a topic names is who is connected.
+func (s *session) own(r hubtopic.Request) bool {
+	return r.DeviceID == string(s.from.ID) && r.ModuleID == string(s.from.Module)
+}
 
 // resume grants a client that wants its session kept what it may have subscribed
 // to in an earlier connection: some do that once in their lives and never look
@@ -204,6 +220,9 @@ type methodAnswer struct {
 // Subscribe grants the filters there are.
 func (s *session) Subscribe(ctx context.Context, want mqtt.Subscription) byte {
 	qos := min(want.QoS, 1)
+	if s.from.Module != "" && slices.Contains(hubtopic.ToModule(string(s.from.ID), string(s.from.Module)), want.Filter) {
+		return qos // there is nothing to come: clients subscribe to what IoT Edge sends
+	}
 	switch {
 	case want.Filter == hubtopic.TwinResponses, want.Filter == hubtopic.TwinDesired, want.Filter == hubtopic.Methods:
 	case s.from.Module == "" && want.Filter == hubtopic.CloudToDevice(string(s.from.ID)):
@@ -300,8 +319,8 @@ func message(r hubtopic.Request, body []byte, retain bool) hub.Message {
 }
 
 func (s *session) telemetry(ctx context.Context, r hubtopic.Request, p *mqtt.Publish, accepted func()) error {
-	if r.DeviceID != string(s.from.ID) || r.ModuleID != "" {
-		return errors.New("a message in the name of another device")
+	if !s.own(r) {
+		return errors.New("a message in the name of another device or module")
 	}
 	began := s.Now()
 	return s.Service.Receive(ctx, s.from, message(r, p.Payload, p.Retain), func(err error) {
