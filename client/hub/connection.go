@@ -71,6 +71,9 @@ type ConnectionConfig struct {
 	Host string
 	// DeviceID is the device's name there.
 	DeviceID device.ID
+	// ModuleID makes this a module of the device: an identity of its own, with its
+	// own twin and methods. Empty for the device itself.
+	ModuleID device.ID
 	// Credential is what the device proves itself with. Tokens are made for an
 	// hour; the connection is made anew before they expire.
 	Credential client.Credential
@@ -105,7 +108,8 @@ type ConnectionConfig struct {
 	// this one is given up soon, and ever later while errors go on. A hub gives a
 	// message ten times, or as often as it was configured to. One whose
 	// acknowledgement was lost with the connection is given again, too: messages
-	// arrive at least once. nil for no interest: they stay at the hub.
+	// arrive at least once. nil for no interest: they stay at the hub. Modules are
+	// sent none.
 	OnMessage func(context.Context, CloudMessage) error
 	// Reprovision is asked where the device lives now, when its hub has turned it
 	// away several times in a row; messages that wait go there. Without it such a
@@ -122,13 +126,14 @@ type ConnectionConfig struct {
 type RefusedError struct {
 	Host     string
 	DeviceID device.ID
+	ModuleID device.ID // empty for the device itself
 	// Code is the return code of the CONNACK (MQTT 3.1.1 section 3.2.2.3), mostly
 	// 5, "not authorized".
 	Code mqtt.ReturnCode
 }
 
 func (e *RefusedError) Error() string {
-	return fmt.Sprintf("%s refuses the connection of %s: %s", e.Host, e.DeviceID, e.Code)
+	return fmt.Sprintf("%s refuses the connection of %s: %s", e.Host, place{id: e.DeviceID, module: e.ModuleID}.clientID(), e.Code)
 }
 
 var (
@@ -171,8 +176,25 @@ type Connection struct {
 
 // A place is where a device lives.
 type place struct {
-	host string
-	id   device.ID
+	host       string
+	id, module device.ID
+}
+
+// clientID is how MQTT calls the device, or its module.
+func (p place) clientID() string {
+	if p.module != "" {
+		return string(p.id + "/" + p.module)
+	}
+	return string(p.id)
+}
+
+// path is what stands behind devices/ in the topics and resources that are its
+// own.
+func (p place) path() string {
+	if p.module != "" {
+		return string(p.id + "/modules/" + p.module)
+	}
+	return string(p.id)
 }
 
 // An outgoing message is one that the hub has not acknowledged.
@@ -195,7 +217,7 @@ func Connect(ctx context.Context, config ConnectionConfig) (*Connection, error) 
 	}
 	c := &Connection{
 		config: config, done: make(chan struct{}), room: make(chan struct{}, config.Pending), calls: make(chan struct{}, maxCalls), inbox: make(chan given, maxWaiting), hands: make(chan struct{}, 1),
-		place: place{config.Host, config.DeviceID}, present: make(chan struct{}), requests: make(map[string]request),
+		place: place{config.Host, config.DeviceID, config.ModuleID}, present: make(chan struct{}), requests: make(map[string]request),
 		follow: follower{wake: make(chan struct{}, 1)},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -229,6 +251,11 @@ func (c *ConnectionConfig) check() error {
 	if err := checkPlace(c.Host, c.DeviceID); err != nil {
 		return err
 	}
+	if c.ModuleID != "" {
+		if err := checkID("module", c.ModuleID); err != nil {
+			return err
+		}
+	}
 	if err := c.Credential.Check(); err != nil {
 		return err
 	}
@@ -242,6 +269,8 @@ func (c *ConnectionConfig) check() error {
 		c.Dial = new(net.Dialer).DialContext
 	}
 	switch {
+	case c.ModuleID != "" && c.OnMessage != nil:
+		return errors.New("modules are sent no messages: OnMessage is for devices")
 	case c.Transport != MQTT && c.Transport != WebSocket:
 		return errors.New("the transport is neither MQTT nor WebSocket")
 	case c.Port < 0 || c.Port > 65535:
@@ -258,11 +287,15 @@ func checkPlace(host string, id device.ID) error {
 	if err := rest.CheckHost(host); err != nil {
 		return err
 	}
+	return checkID("device", id)
+}
+
+func checkID(of string, id device.ID) error {
 	if _, err := device.ParseID(string(id)); err != nil {
-		return fmt.Errorf("the device ID %w", err)
+		return fmt.Errorf("the %s ID %w", of, err)
 	}
 	if strings.ContainsAny(string(id), "#+") {
-		return fmt.Errorf("the device ID %q has a character that the topics of MQTT have not", id)
+		return fmt.Errorf("the %s ID %q has a character that the topics of MQTT have not", of, id)
 	}
 	return nil
 }
@@ -368,7 +401,7 @@ func (c *Connection) reprovision() error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.place = place{host, id}
+	c.place = place{host, id, c.config.ModuleID}
 	for _, m := range c.outbox {
 		m.Dup = false // whoever is there now has not seen it
 	}
@@ -465,7 +498,7 @@ func (c *Connection) greet(ctx context.Context, raw net.Conn, home place) (*line
 	case answer.Code == mqtt.ServerUnavailable:
 		return nil, fmt.Errorf("the hub answers: %s", answer.Code)
 	case answer.Code != mqtt.Accepted:
-		return nil, &RefusedError{home.host, home.id, answer.Code}
+		return nil, &RefusedError{home.host, home.id, home.module, answer.Code}
 	}
 	return l, c.subscribe(l, home)
 }
@@ -473,17 +506,17 @@ func (c *Connection) greet(ctx context.Context, raw net.Conn, home place) (*line
 // connect makes the packet that says who the device is.
 func (c *Connection) connect(ctx context.Context, home place) (*mqtt.Connect, error) {
 	host := rest.Hostname(home.host)
-	username := hubtopic.Username{Host: host, DeviceID: string(home.id), Parameters: map[string]string{
+	username := hubtopic.Username{Host: host, DeviceID: string(home.id), ModuleID: string(home.module), Parameters: map[string]string{
 		"api-version": apiVersion, "DeviceClientType": "berth-go",
 	}}.String()
-	p := &mqtt.Connect{Level: 4, ClientID: string(home.id), KeepAlive: uint16(c.config.KeepAlive / time.Second), Username: &username}
+	p := &mqtt.Connect{Level: 4, ClientID: home.clientID(), KeepAlive: uint16(c.config.KeepAlive / time.Second), Username: &username}
 	// Everything is subscribed to each time. Only who wants no messages says so: a
 	// hub that remembers another program's wish would go on sending them here.
 	p.CleanSession = c.config.OnMessage == nil
 	if c.config.Credential.Certificate() != nil {
 		return p, nil
 	}
-	token, err := c.config.Credential.Token(ctx, sas.HubDeviceResource(host, string(home.id)), "", time.Now().Add(tokenLifetime).Round(0))
+	token, err := c.config.Credential.Token(ctx, sas.HubDeviceResource(host, home.path()), "", time.Now().Add(tokenLifetime).Round(0))
 	if err != nil {
 		return nil, fmt.Errorf("signing a token: %w", err)
 	}
@@ -571,7 +604,7 @@ func (c *Connection) retire(l *line) {
 // transmit sends a message on the line there is, with mu held. A line that fails
 // tells its reader.
 func (c *Connection) transmit(m *outgoing) {
-	m.Topic = hubtopic.Events(string(c.place.id), m.properties)
+	m.Topic = hubtopic.Events(c.place.path(), m.properties)
 	m.on = c.line
 	_ = c.line.write(&m.Publish)
 	m.Dup = true
@@ -790,7 +823,7 @@ func (m Message) bag() (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n := len(hubtopic.Events(strings.Repeat("x", 128), bag)); n > 65535 {
+	if n := len(hubtopic.Events(strings.Repeat("x", 128+len("/modules/")+128), bag)); n > 65535 {
 		return nil, fmt.Errorf("its properties make a topic of %d bytes, 65535 are possible", n)
 	}
 	return bag, nil

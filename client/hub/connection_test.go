@@ -261,6 +261,33 @@ func TestADeviceSaysWhoItIs(t *testing.T) {
 	})
 }
 
+func TestAModuleSaysWhoItIs(t *testing.T) {
+	module := func(c *hub.ConnectionConfig) { c.ModuleID = "vision" }
+	live(t, module, func(t *testing.T, cloud *cloud, c *hub.Connection, p *peer) {
+		u, err := hubtopic.ParseUsername(*p.connect.Username)
+		if err != nil || u.DeviceID != "pump-7" || u.ModuleID != "vision" || p.connect.ClientID != "pump-7/vision" {
+			t.Errorf("%+v %+v %v", p.connect, u, err)
+		}
+		token, err := sas.Parse(string(p.connect.Password))
+		if err != nil || !token.SignedBy(cloud.key.Bytes()) || token.Resource != "hub.example/devices/pump-7/modules/vision" {
+			t.Errorf("%+v %v", token, err)
+		}
+		go c.Send(t.Context(), text("x"))
+		if r, _ := p.request(); r.Operation != hubtopic.Telemetry || r.DeviceID != "pump-7" || r.ModuleID != "vision" {
+			t.Errorf("%+v", r)
+		}
+		p.Close()
+		for range 3 {
+			cloud.answer(mqtt.NotAuthorized)
+		}
+		<-c.Done()
+		refused, ok := errors.AsType[*hub.RefusedError](c.Err())
+		if !ok || refused.ModuleID != "vision" || !strings.Contains(refused.Error(), "pump-7/vision") {
+			t.Errorf("%v", c.Err())
+		}
+	})
+}
+
 func TestWhatIsNotAcknowledgedIsSentAgainInOrder(t *testing.T) {
 	live(t, func(c *hub.ConnectionConfig) { c.Pending = 4 }, func(t *testing.T, cloud *cloud, c *hub.Connection, p *peer) {
 		done := make(chan string, 8)
@@ -514,6 +541,10 @@ func TestConnectGivesUpWithAReason(t *testing.T) {
 	}
 	for name, change := range map[string]func(*hub.ConnectionConfig){
 		"host": func(c *hub.ConnectionConfig) { c.Host = "" }, "device": func(c *hub.ConnectionConfig) { c.DeviceID = "" },
+		"module": func(c *hub.ConnectionConfig) { c.ModuleID = "a/b" },
+		"module's messages": func(c *hub.ConnectionConfig) {
+			c.ModuleID, c.OnMessage = "m", func(context.Context, hub.CloudMessage) error { return nil }
+		},
 		"wildcard": func(c *hub.ConnectionConfig) { c.DeviceID = "a+b" }, "credential": func(c *hub.ConnectionConfig) { c.Credential = client.Credential{} },
 		"keep-alive": func(c *hub.ConnectionConfig) { c.KeepAlive = time.Hour }, "pending": func(c *hub.ConnectionConfig) { c.Pending = 1 << 20 },
 		"port": func(c *hub.ConnectionConfig) { c.Port = 1 << 16 }, "transport": func(c *hub.ConnectionConfig) { c.Transport = 7 },
