@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/berth-iot/berth/hub/query"
+	"github.com/berth-iot/berth/hub/twin"
 )
 
 // How the status of a device is spelled.
@@ -33,52 +34,64 @@ func (d queriedTwin) Lookup(at query.Path) query.Value {
 	return d.member(at[0].Name)
 }
 
-// property looks into a section, at what the hub makes of it, too.
+// property looks into a section, and at what the hub makes of it.
 func (d queriedTwin) property(at query.Path) query.Value {
-	section := d.Twin.section(at[0].Name)
-	if len(at) == 1 {
-		if section.text == nil {
-			return query.Value{}
-		}
-		return query.Find(section.document(), nil, false)
+	s, ok := d.Twin.section(at[0].Name)
+	switch {
+	case !ok:
+		return query.Value{}
+	case len(at) == 1:
+		return query.Find(s.document(), nil, false)
+	case at[1].Name == "$version":
+		return query.Find(strconv.AppendInt(nil, s.written.Version, 10), at[2:], false)
+	case at[1].Name == "$metadata":
+		return query.Find(s.metadata(), at[2:], false)
 	}
-	switch at[1].Name {
-	case "$version":
-		return query.Find(strconv.AppendInt(nil, section.version, 10), at[2:], false)
-	case "$metadata":
-		return query.Find(section.metadata, at[2:], false)
-	}
-	return query.Find(section.text, at[1:], false)
+	return query.Find(s.text, at[1:], false)
 }
 
 // A twinSection is one of the two sections of properties.
 type twinSection struct {
-	text, metadata json.RawMessage
-	version        int64
+	of      twin.Section
+	text    json.RawMessage
+	known   json.RawMessage // of each property, or nil
+	written twin.Stamp
 }
 
-func (t *Twin) section(name string) twinSection {
+func (t *Twin) section(name string) (twinSection, bool) {
 	switch name {
 	case "desired":
-		return twinSection{t.Desired, t.DesiredMetadata, t.DesiredVersion}
+		return twinSection{twin.Desired, t.Desired, t.DesiredMetadata, twin.Stamp{Updated: t.DesiredUpdated, Version: t.DesiredVersion}}, true
 	case "reported":
-		return twinSection{t.Reported, t.ReportedMetadata, t.ReportedVersion}
+		return twinSection{twin.Reported, t.Reported, t.ReportedMetadata, twin.Stamp{Updated: t.ReportedUpdated, Version: t.ReportedVersion}}, true
 	}
-	return twinSection{}
+	return twinSection{}, false
 }
 
-// document is the section with its version, and with its metadata where the
-// properties have their own.
+func (s twinSection) metadata() json.RawMessage {
+	if s.known != nil {
+		return s.known
+	}
+	at := s.written
+	if s.of == twin.Reported {
+		at.Version = 0 // which only desired properties have
+	}
+	made, err := s.of.WrittenAtOnce(s.text, at)
+	if err != nil {
+		return json.RawMessage("{}") // it was checked when it was written
+	}
+	return made
+}
+
+// document is the section with what the hub makes of it.
 func (s twinSection) document() json.RawMessage {
-	text := bytes.TrimSuffix(bytes.TrimSpace(s.text), []byte("}"))
-	document := append([]byte(nil), text...)
-	if len(text) > 1 {
+	document := bytes.TrimSpace(bytes.TrimSuffix(bytes.TrimSpace(s.text), []byte("}")))
+	document = document[:len(document):len(document)]
+	if len(document) > 1 {
 		document = append(document, ',')
 	}
-	if s.metadata != nil {
-		document = append(append(append(document, `"$metadata":`...), s.metadata...), ',')
-	}
-	return append(strconv.AppendInt(append(document, `"$version":`...), s.version, 10), '}')
+	document = append(append(document, `"$metadata":`...), s.metadata()...)
+	return append(strconv.AppendInt(append(document, `,"$version":`...), s.written.Version, 10), '}')
 }
 
 // structure looks into what is more than one value.
@@ -86,7 +99,9 @@ func (d queriedTwin) structure(at query.Path) (query.Value, bool) {
 	var whole any
 	switch at[0].Name {
 	case "properties":
-		whole = map[string]json.RawMessage{"desired": d.Twin.section("desired").document(), "reported": d.Twin.section("reported").document()}
+		desired, _ := d.Twin.section("desired")
+		reported, _ := d.Twin.section("reported")
+		whole = map[string]json.RawMessage{"desired": desired.document(), "reported": reported.document()}
 	case "configurations":
 		return query.Find(d.Twin.Configurations, at[1:], false), true
 	case "capabilities":
@@ -95,11 +110,7 @@ func (d queriedTwin) structure(at query.Path) (query.Value, bool) {
 		auth := d.Identity.Auth
 		whole = map[string]*string{"primaryThumbprint": orNil(auth.PrimaryThumbprint), "secondaryThumbprint": orNil(auth.SecondaryThumbprint)}
 	case "parentScopes":
-		scopes := []string{}
-		if d.Identity.ParentScope != "" {
-			scopes = append(scopes, d.Identity.ParentScope)
-		}
-		whole = scopes
+		whole = d.Identity.ParentScopes()
 	default:
 		return query.Value{}, false
 	}
@@ -153,16 +164,9 @@ func (d queriedTwin) member(name string) query.Value {
 	case "version":
 		return query.NumberValue(float64(d.Twin.Version))
 	case "deviceScope":
-		return textOr(d.scope(), query.Value{})
+		return textOr(d.Identity.DeviceScope(), query.Value{})
 	}
 	return query.Value{}
-}
-
-func (d queriedTwin) scope() string {
-	if !d.Identity.IoTEdge {
-		return d.Identity.ParentScope
-	}
-	return "ms-azure-iot-edge://" + string(d.Identity.ID) + "-" + d.Identity.GenerationID
 }
 
 func textOr(s string, otherwise query.Value) query.Value {

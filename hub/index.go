@@ -136,8 +136,8 @@ func (p indexParts) appendIdentity(values []IndexedValue) []IndexedValue {
 	if p.at.IoTEdge {
 		values = p.append(values, "capabilities.iotEdge", query.BoolValue(true))
 	}
-	if p.at.ParentScope != "" {
-		values = p.append(values, "parentScopes", query.TextValue(p.at.ParentScope))
+	for _, scope := range p.at.ParentScopes() {
+		values = p.append(values, "parentScopes", query.TextValue(scope))
 	}
 	return values
 }

@@ -171,6 +171,10 @@ func (w *walk) plan(ctx context.Context) error {
 	if len(unindexed) > 0 {
 		return nil
 	}
+	if len(w.indexes) == 1 {
+		w.by = 0
+		return nil
+	}
 	for i, fewest := 0, maxProbe; i < len(w.indexes); i++ {
 		n, err := w.probe(ctx, w.indexes[i], fewest)
 		if err != nil {
@@ -193,20 +197,26 @@ func (w *walk) namesDevices() bool {
 	return true
 }
 
-// maxProbe bounds how far entries are counted.
-const maxProbe = 1000
+// How far entries are counted, and in how many ranges.
+const (
+	maxProbe       = 1000
+	maxProbeRanges = 16
+)
 
-// probe counts the entries that the query would go through, up to limit.
+// probe counts the entries that the query would go through, up to limit. Of many
+// ranges it takes most for one entry each.
 func (w *walk) probe(ctx context.Context, in index, limit int) (int, error) {
-	total := 0
-	for _, r := range in.ranges {
+	counted := in.ranges[:min(len(in.ranges), maxProbeRanges)]
+	total := len(in.ranges) - len(counted)
+	for _, r := range counted {
+		if total >= limit {
+			break
+		}
 		n, err := w.service.registry.CountTwinEntries(ctx, in.path, TwinEntry{Value: r.low}, r.high, limit-total)
 		if err != nil {
 			return 0, err
 		}
-		if total += n; total >= limit {
-			break
-		}
+		total += n
 	}
 	return total, nil
 }
@@ -317,11 +327,22 @@ func (w *walk) next(ctx context.Context, behind position, limit int) ([]looked, 
 	return batch, w.service.learn(ctx, found)
 }
 
+// nextPlaces reads devices, or modules, in the order of their IDs. Devices that the
+// query names are fetched together.
 func (w *walk) nextPlaces(ctx context.Context, behind position, limit int) ([]looked, error) {
 	after := Place{ID: behind.ID, Module: behind.Module}
+	var named []TwinEntry
 	for _, r := range w.ids {
-		if after.ID > r.last {
+		switch {
+		case after.ID > r.last, !w.modules && after.ID == r.last:
 			continue
+		case !w.modules && r.first == r.last:
+			if named = append(named, TwinEntry{ID: r.first}); len(named) == limit {
+				return w.homes(ctx, named)
+			}
+			continue
+		case len(named) > 0:
+			return w.homes(ctx, named)
 		}
 		part := Part{Modules: w.modules, First: max(r.first, after.ID), Last: r.last, After: after}
 		found, err := w.service.registry.ScanTwins(ctx, w.hub, part, limit)
@@ -337,11 +358,13 @@ func (w *walk) nextPlaces(ctx context.Context, behind position, limit int) ([]lo
 		}
 		return batch, nil
 	}
-	return nil, nil
+	return w.homes(ctx, named)
 }
 
+// nextEntries reads the index, in the order of its values.
 func (w *walk) nextEntries(ctx context.Context, behind position, limit int) ([]looked, error) {
 	in := w.indexes[w.by]
+	var entries []TwinEntry
 	for _, r := range in.ranges {
 		after := behind
 		if bytes.Compare(after.Value, r.high) > 0 {
@@ -350,19 +373,22 @@ func (w *walk) nextEntries(ctx context.Context, behind position, limit int) ([]l
 		if bytes.Compare(after.Value, r.low) < 0 {
 			after = TwinEntry{Value: r.low}
 		}
-		entries, err := w.service.registry.TwinEntries(ctx, in.path, after, r.high, limit)
+		more, err := w.service.registry.TwinEntries(ctx, in.path, after, r.high, limit-len(entries))
 		if err != nil {
 			return nil, err
 		}
-		if len(entries) > 0 {
-			return w.homes(ctx, entries)
+		if entries = append(entries, more...); len(entries) == limit {
+			break
 		}
 	}
-	return nil, nil
+	return w.homes(ctx, entries)
 }
 
 // homes fetches the twins of entries.
 func (w *walk) homes(ctx context.Context, entries []TwinEntry) ([]looked, error) {
+	if len(entries) == 0 {
+		return nil, nil
+	}
 	places := make([]Place, len(entries))
 	for i, e := range entries {
 		places[i] = Place{w.hub, e.ID, e.Module}

@@ -49,10 +49,17 @@ func New(c Config) http.Handler {
 	return rest.Edge{
 		Routes: []rest.Route{
 			{Method: http.MethodGet, Pattern: "/devices", Serve: a.ofHub("/devices", a.listDevices)},
+			{Method: http.MethodPost, Pattern: queryPath, Serve: a.ofHub(queryPath, a.postQuery)},
 			{Method: http.MethodGet, Pattern: "/statistics/devices", Serve: a.ofHub("/statistics/devices", a.statistics)},
 			{Method: http.MethodGet, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.getDevice)},
 			{Method: http.MethodPut, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.putDevice)},
 			{Method: http.MethodDelete, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.deleteDevice)},
+			{Method: http.MethodGet, Pattern: "/configurations", Serve: a.ofHub(configurationsPath, a.listConfigurations)},
+			{Method: http.MethodPost, Pattern: "/configurations/testQueries", Serve: a.ofHub(configurationsPath, a.testQueries)},
+			{Method: http.MethodGet, Pattern: "/configurations/{configuration}", Serve: a.ofHub(configurationsPath, a.getConfiguration)},
+			{Method: http.MethodPut, Pattern: "/configurations/{configuration}", Serve: a.ofHub(configurationsPath, a.putConfiguration)},
+			{Method: http.MethodDelete, Pattern: "/configurations/{configuration}", Serve: a.ofHub(configurationsPath, a.deleteConfiguration)},
+			{Method: http.MethodPost, Pattern: "/devices/{id}/applyConfigurationContent", Serve: a.operator("/devices/", a.applyContent)},
 			{Method: http.MethodGet, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.getTwin)},
 			{Method: http.MethodPatch, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.patchTwin)},
 			{Method: http.MethodPut, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.putTwin)},
