@@ -61,7 +61,7 @@ func (s *Service) emit(source Source, at Place, operation, schema string, body [
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), eventPatience)
 	defer cancel()
-	if err := s.intake.add(ctx, s.stream, arrival{m, kept}); err != nil {
+	if err := s.intake.add(ctx, s.stream, arrival{message: m, kept: kept}); err != nil {
 		kept(err)
 	}
 }

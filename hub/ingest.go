@@ -3,7 +3,6 @@ package hub
 import (
 	"context"
 	"fmt"
-	"maps"
 
 	"github.com/berth-iot/berth/errs"
 )
@@ -27,8 +26,8 @@ const (
 )
 
 // Ingest keeps what a device sent, all of it or none. Of each message only
-// System, Properties and Body are taken. The messages are durable when it
-// returns nil.
+// System, Properties and Body are taken, which are the hub's from then on. The
+// messages are durable when it returns nil.
 func (s *Service) Ingest(ctx context.Context, from Sender, messages []Message) error {
 	kept, err := s.received(from, messages)
 	if err != nil {
@@ -48,7 +47,7 @@ func (s *Service) Receive(ctx context.Context, from Sender, m Message, kept func
 	if err != nil {
 		return err
 	}
-	return s.intake.add(ctx, s.stream, arrival{received[0], kept})
+	return s.intake.add(ctx, s.stream, arrival{message: received[0], kept: kept})
 }
 
 // received checks messages and notes on them what the hub knows.
@@ -66,7 +65,7 @@ func (s *Service) received(from Sender, messages []Message) ([]*Message, error) 
 		if size += m.size(); size > MaxMessageSize {
 			return nil, errs.New(errs.TooLarge, errs.CodeMessageTooLarge, "over %d bytes, properties included", MaxMessageSize)
 		}
-		system := maps.Clone(m.System)
+		system := m.System
 		if system == nil {
 			system = make(map[string]string)
 		}

@@ -22,6 +22,7 @@ const (
 type arrival struct {
 	message *Message
 	kept    func(error)
+	size    int // of the message, in bytes; add works it out
 }
 
 // An intake appends messages to the stream in the order in which they came, many
@@ -36,11 +37,12 @@ type intake struct {
 }
 
 func (in *intake) add(ctx context.Context, stream Stream, a arrival) error {
+	a.size = a.message.size()
 	for {
 		in.mu.Lock()
 		if len(in.waiting) < intakeWaiting && in.bytes < intakeWaitingBytes {
 			in.waiting = append(in.waiting, a)
-			in.bytes += a.message.size()
+			in.bytes += a.size
 			if !in.running {
 				in.running = true
 				go in.run(stream)
@@ -89,7 +91,7 @@ func (in *intake) take() []arrival {
 	defer in.mu.Unlock()
 	n, bytes := 0, 0
 	for n < len(in.waiting) && n < intakeBatch && bytes < intakeBytes {
-		bytes += in.waiting[n].message.size()
+		bytes += in.waiting[n].size
 		n++
 	}
 	if n == 0 {
