@@ -181,4 +181,4 @@ def claims_of(story, module):
         return f"{self.kind.name}: {self._testMethodDoc}"
     for kind in KINDS:
         name = f"{story.__name__}_{kind.short.replace('-', '_')}"
-        vars(module)[name] = type(name, (story, unittest.TestCase), {"kind": kind, "shortDescription": short_description})
+        vars(module)[name] = type(name, (story, unittest.TestCase), {"__module__": module.__name__, "kind": kind, "shortDescription": short_description})
