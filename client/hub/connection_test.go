@@ -425,6 +425,54 @@ func TestATokenIsRenewedBeforeItExpires(t *testing.T) {
 	})
 }
 
+// A busyChip is one that cannot sign, so many times from now on.
+type busyChip struct {
+	chip
+	fails int
+}
+
+func (c *busyChip) MAC(ctx context.Context, msg []byte) ([]byte, error) {
+	c.err = nil
+	if c.fails > 0 {
+		c.fails--
+		c.err = errors.New("the TPM is busy")
+	}
+	return c.chip.MAC(ctx, msg)
+}
+
+// A TPM signs each token anew, before the one before expires. One that cannot for
+// a while is asked again, as often as it takes.
+func TestATPMRenewsItsToken(t *testing.T) {
+	var module *busyChip
+	withTPM := func(c *hub.ConnectionConfig) {
+		module = &busyChip{}
+		c.Credential = client.TPM(module)
+	}
+	live(t, withTPM, func(t *testing.T, cloud *cloud, c *hub.Connection, p *peer) {
+		for renewal := range 3 {
+			token, err := sas.Parse(string(p.connect.Password))
+			if err != nil || !token.SignedBy(key().Bytes()) || module.macs != 1+3*renewal {
+				t.Fatalf("renewal %d: %v; it signed %d times", renewal, err, module.macs)
+			}
+			module.fails = 2
+			if _, ok := p.pinged().(*mqtt.Disconnect); !ok || !time.Now().Before(token.Expiry) {
+				t.Fatalf("no farewell until %v, the token is good until %v", time.Now(), token.Expiry)
+			}
+			for range 2 { // it connects, and has nothing to say
+				silent := &peer{T: t, Conn: tls.Server(<-cloud.calls, cloud.tls)}
+				if m := silent.hear(); m != nil {
+					t.Errorf("it says %T", m)
+				}
+				silent.Close()
+			}
+			if p = cloud.accept(); !time.Now().Before(token.Expiry) {
+				t.Errorf("it is back at %v, the token was good until %v", time.Now(), token.Expiry)
+			}
+		}
+		p.Close()
+	})
+}
+
 // A hub that acknowledges nothing does not keep a device with a token that
 // expires.
 func TestATokenIsRenewedWhateverIsUnderWay(t *testing.T) {

@@ -13,21 +13,23 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-iot/berth/attest"
 	"github.com/berth-iot/berth/attest/symkey"
 	"github.com/berth-iot/berth/client"
 	"github.com/berth-iot/berth/client/admin"
 	"github.com/berth-iot/berth/client/deviceclient"
 	"github.com/berth-iot/berth/client/hub"
 	"github.com/berth-iot/berth/client/provisioning"
+	"github.com/berth-iot/berth/hsm/tpm2"
+	"github.com/berth-iot/berth/hsm/tpm2/swtpm"
 	"github.com/berth-iot/berth/internal/app"
 )
-
-const liveID = "key-group-live"
 
 // A life is one device that lives on, and the operator who watches it.
 type life struct {
 	*fleet
 	database  *database
+	id        string
 	transport hub.Transport
 	server    atomic.Pointer[process]
 
@@ -39,19 +41,32 @@ type life struct {
 	acked  atomic.Int64
 }
 
-// beginLife starts a server, and a device that is connected to it.
-func beginLife(t *testing.T, transport hub.Transport) *life {
+// beginLife starts a server, and a device that is connected to it: one with a key
+// of its group's, or with a TPM.
+func beginLife(t *testing.T, transport hub.Transport, chip *tpm2.TPM) *life {
 	t.Helper()
 	d := newDatabase(t, "sqlite")
-	l := &life{fleet: newFleet(t, d.data), database: d, transport: transport, up: make(chan time.Time, 100), desired: make(chan hub.Desired, 100)}
+	l := &life{
+		fleet: newFleet(t, d.data), database: d, id: "key-group-live", transport: transport,
+		up: make(chan time.Time, 100), desired: make(chan hub.Desired, 100),
+	}
 	l.server.Store(startProcess(t, d.data))
 	l.connect(l.server.Load())
 	l.enroll()
+	credential := client.SymmetricKey(symkey.DeriveDeviceKey(l.group, l.id))
+	if chip != nil {
+		l.id, credential = "tpm-live", client.TPM(chip)
+		ek, err := chip.EndorsementKey(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.put("/enrollments/"+l.id, attest.TypeTPM, map[string]any{"endorsementKey": ek})
+	}
 	var err error
 	l.Connection, err = deviceclient.Connect(t.Context(), deviceclient.Config{
 		Provisioning: provisioning.Config{
-			Host: dpsHost, IDScope: l.world.scope, RegistrationID: liveID,
-			Credential: client.SymmetricKey(symkey.DeriveDeviceKey(l.group, liveID)),
+			Host: dpsHost, IDScope: l.world.scope, RegistrationID: l.id,
+			Credential: credential,
 			HTTP:       client.HTTP{RootCAs: l.world.roots, Transport: &http.Transport{DialContext: l.dial}},
 		},
 		Hub: hub.ConnectionConfig{
@@ -147,7 +162,7 @@ func (l *life) set(rate int) int64 {
 		}
 	}
 	change := map[string]any{"properties": map[string]any{"desired": map[string]any{"rate": rate}}}
-	if status := l.operate("PATCH", hubHost, "/twins/"+liveID, change, &twin, "If-Match", "*"); status != http.StatusOK {
+	if status := l.operate("PATCH", hubHost, "/twins/"+l.id, change, &twin, "If-Match", "*"); status != http.StatusOK {
 		l.t.Fatalf("changing the twin: status %d", status)
 	}
 	return twin.Properties.Desired.Version
@@ -172,7 +187,7 @@ func (l *life) check(kills int) (again int) {
 		}
 		n, err := strconv.Atoi(string(m.Body))
 		switch {
-		case err != nil || n > next || m.DeviceID != liveID || m.Properties["at"] != "sea & land":
+		case err != nil || n > next || string(m.DeviceID) != l.id || m.Properties["at"] != "sea & land":
 			l.t.Fatalf("%+v, want message %d", m, next)
 		case n == next:
 			next++
@@ -189,18 +204,43 @@ func (l *life) check(kills int) (again int) {
 	return again
 }
 
+// realTPM starts a software TPM, whose keys nobody but it has.
+func realTPM(t *testing.T) *tpm2.TPM {
+	t.Helper()
+	instance, err := swtpm.Start(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatalf("%v\nswtpm is needed: apt-get install swtpm swtpm-tools", err)
+	}
+	t.Cleanup(func() { instance.Stop() })
+	chip, err := tpm2.Open(t.Context(), instance.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { chip.Close() })
+	return chip
+}
+
 // A device lives on over kills of its hub, and the loss of its identity: nothing
-// that it sent is lost, no change of its twin is missed, and nobody has to help.
+// that it sent is lost, no change of its twin is missed, and nobody has to help. One
+// with a TPM has each of its tokens signed there, by the key that it was given
+// last.
 func TestADeviceLivesOn(t *testing.T) {
-	for name, transport := range map[string]hub.Transport{"mqtt": hub.MQTT, "websocket": hub.WebSocket} {
+	for name, c := range map[string]struct {
+		transport hub.Transport
+		tpm       bool
+	}{"mqtt": {hub.MQTT, false}, "websocket": {hub.WebSocket, false}, "tpm": {hub.MQTT, true}} {
 		t.Run(name, func(t *testing.T) {
-			l := beginLife(t, transport)
+			var chip *tpm2.TPM
+			if c.tpm {
+				chip = realTPM(t)
+			}
+			l := beginLife(t, c.transport, chip)
 			l.want(1)
 			began := time.Now()
 			l.send(time.Second)
 			rate := float64(l.acked.Load()) / time.Since(began).Seconds()
 			// Its identity goes, and it registers for another.
-			if status := l.operate("DELETE", hubHost, "/devices/"+liveID, nil, nil, "If-Match", "*"); status != http.StatusNoContent {
+			if status := l.operate("DELETE", hubHost, "/devices/"+l.id, nil, nil, "If-Match", "*"); status != http.StatusNoContent {
 				t.Fatalf("deleting the identity: status %d", status)
 			}
 			lost := time.Now()
@@ -240,7 +280,7 @@ func TestADeviceLivesOn(t *testing.T) {
 				Payload json.RawMessage
 			}
 			call := map[string]any{"methodName": "echo", "payload": map[string]int{"a": 1}, "responseTimeoutInSeconds": 20}
-			if status := l.operate("POST", hubHost, "/twins/"+liveID+"/methods", call, &result); status != 200 || result.Status != 200 || string(result.Payload) != `{"a":1}` {
+			if status := l.operate("POST", hubHost, "/twins/"+l.id+"/methods", call, &result); status != 200 || result.Status != 200 || string(result.Payload) != `{"a":1}` {
 				t.Errorf("a method: %d %+v", status, result)
 			}
 
