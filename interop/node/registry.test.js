@@ -1,5 +1,5 @@
 'use strict';
-// An operator's programs at the hub: its identities, twins and statistics.
+// An operator's programs at the hub: its identities, twins, statistics and queries.
 
 const assert = require('node:assert/strict');
 const { test } = require('node:test');
@@ -57,4 +57,41 @@ test('an operator changes a device\'s twin only as it was seen', async () => {
   assert.equal(stale.etag, twin.etag);
   const { result: again } = await stale.update({ properties: { desired: { old: null } } });
   assert.deepEqual([again.tags.site, again.properties.desired.rate, again.properties.desired.old], ['north', 1, undefined]);
+});
+
+test('a query finds the twins of devices page by page', async () => {
+  const site = berth.unique('site');
+  const ids = [...Array(5).keys()].map(() => berth.unique('found'));
+  for (const [i, deviceId] of ids.entries()) {
+    await registry.create({ deviceId });
+    await registry.updateTwin(deviceId, { tags: { site }, properties: { desired: { floor: i } } }, '*');
+  }
+  const pages = async (sql, size, next) => {
+    const query = registry.createQuery(sql, size);
+    const found = [];
+    do {
+      const { result, message } = await query[next]();
+      assert.ok(result.length <= size, `a page of ${result.length} where ${size} were asked for`);
+      found.push({ items: result, type: message.headers['x-ms-item-type'] });
+    } while (query.hasMoreResults);
+    return found;
+  };
+  const twins = await pages(`SELECT * FROM devices WHERE tags.site = '${site}'`, 2, 'nextAsTwin');
+  assert.ok(twins.length >= 3, `${twins.length} pages`);
+  assert.ok(twins.every((page) => page.type === 'Twin'));
+  const all = twins.flatMap((page) => page.items);
+  assert.deepEqual(all.map((twin) => twin.deviceId).sort(), [...ids].sort());
+  // What a query found is a twin like any other.
+  const { result: changed } = await all[0].update({ tags: { seen: true } });
+  assert.equal(changed.tags.seen, true);
+
+  const raw = await pages(`SELECT deviceId AS name, properties.desired.floor AS floor FROM devices WHERE tags.site = '${site}' AND properties.desired.floor >= 3`, 100, 'next');
+  assert.deepEqual(raw.map((page) => page.type), ['Raw']);
+  assert.deepEqual(raw[0].items.map((r) => [r.name, r.floor]).sort(), [[ids[3], 3], [ids[4], 4]]);
+  const [{ items: [counted] }] = await pages(`SELECT COUNT() AS devices FROM devices WHERE tags.site = '${site}'`, 100, 'next');
+  assert.equal(counted.devices, 5);
+});
+
+test('a query that is none is refused with 400', async () => {
+  await assert.rejects(registry.createQuery('SELECT FROM WHERE').next(), refusedWith(400));
 });
