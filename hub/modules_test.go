@@ -21,13 +21,13 @@ var (
 	yes, no = true, false
 )
 
-func place(id, module device.ID) hub.Place { return hub.Place{Hub: host, ID: id, Module: module} }
+func placed(id, module device.ID) hub.Place { return hub.Place{Hub: host, ID: id, Module: module} }
 
 // put creates a device, or fails the test.
 func put(t *testing.T, s *hub.Service, id device.ID, spec hub.DeviceSpec) *hub.Identity {
 	t.Helper()
 	spec.Auth = sasAuth
-	d, err := s.PutDevice(t.Context(), owner, place(id, ""), spec, nil)
+	d, err := s.PutDevice(t.Context(), owner, placed(id, ""), spec, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func put(t *testing.T, s *hub.Service, id device.ID, spec hub.DeviceSpec) *hub.I
 
 func putModule(t *testing.T, s *hub.Service, id, module device.ID) *hub.Identity {
 	t.Helper()
-	m, err := s.PutModule(t.Context(), boss, place(id, module), hub.ModuleSpec{Auth: sasAuth}, nil)
+	m, err := s.PutModule(t.Context(), boss, placed(id, module), hub.ModuleSpec{Auth: sasAuth}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func putModule(t *testing.T, s *hub.Service, id, module device.ID) *hub.Identity
 // modulesOf lists the modules of a device by their IDs.
 func modulesOf(t *testing.T, s *hub.Service, id device.ID) string {
 	t.Helper()
-	ms, err := s.Modules(t.Context(), boss, place(id, ""))
+	ms, err := s.Modules(t.Context(), boss, placed(id, ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,11 +61,11 @@ func TestLifeOfAModule(t *testing.T) {
 	s, _ := open(t)
 	ctx := t.Context()
 	spec := hub.ModuleSpec{ManagedBy: "iotEdge", Auth: sasAuth}
-	at := place("d1", "m1")
+	at := placed("d1", "m1")
 
 	_, err := s.PutModule(ctx, boss, at, spec, nil)
 	wantCode(t, "a module of no device", err, errs.CodeDeviceNotFound)
-	_, err = s.Modules(ctx, boss, place("d1", ""))
+	_, err = s.Modules(ctx, boss, placed("d1", ""))
 	wantCode(t, "the modules of no device", err, errs.CodeDeviceNotFound)
 	_, err = s.Module(ctx, boss, at)
 	wantCode(t, "reading a module of no device", err, errs.CodeDeviceNotFound)
@@ -107,12 +107,12 @@ func TestLifeOfAModule(t *testing.T) {
 	}
 	_, _, err = s.Twin(ctx, owner, at)
 	wantCode(t, "twin after delete", err, errs.CodeModuleNotFound)
-	if _, err := s.Identity(ctx, owner, place("d1", "")); err != nil {
+	if _, err := s.Identity(ctx, owner, placed("d1", "")); err != nil {
 		t.Errorf("the device went with its module: %v", err)
 	}
 
 	putModule(t, s, "d1", "m1")
-	if err := s.Delete(ctx, owner, place("d1", ""), nil); err != nil {
+	if err := s.Delete(ctx, owner, placed("d1", ""), nil); err != nil {
 		t.Fatal(err)
 	}
 	put(t, s, "d1", hub.DeviceSpec{})
@@ -127,9 +127,9 @@ func TestADeviceHasFiftyModulesAtMost(t *testing.T) {
 	for i := range hub.MaxModules - 2 {
 		putModule(t, s, "d1", device.ID(fmt.Sprint("m", i)))
 	}
-	_, err := s.PutModule(t.Context(), boss, place("d1", "one"), hub.ModuleSpec{Auth: sasAuth}, nil)
+	_, err := s.PutModule(t.Context(), boss, placed("d1", "one"), hub.ModuleSpec{Auth: sasAuth}, nil)
 	wantCode(t, "the 51st", err, errs.CodeTooManyModules)
-	if _, err := s.PutModule(t.Context(), boss, place("d1", "m0"), hub.ModuleSpec{Auth: sasAuth}, always); err != nil {
+	if _, err := s.PutModule(t.Context(), boss, placed("d1", "m0"), hub.ModuleSpec{Auth: sasAuth}, always); err != nil {
 		t.Errorf("updating one of fifty: %v", err)
 	}
 }
@@ -150,11 +150,11 @@ func TestModulesThatAreRefused(t *testing.T) {
 		"none, with keys":                              {"m", hub.ModuleSpec{Auth: hub.Authentication{Type: hub.AuthNone, Keys: keys(1, 2)}}, errs.CodeArgumentInvalid},
 		"an authority, with a thumbprint":              {"m", hub.ModuleSpec{Auth: hub.Authentication{Type: hub.AuthCertificateAuthority, PrimaryThumbprint: strings.Repeat("0", 64)}}, errs.CodeArgumentInvalid},
 	} {
-		_, err := s.PutModule(t.Context(), boss, place("d1", c.module), c.spec, nil)
+		_, err := s.PutModule(t.Context(), boss, placed("d1", c.module), c.spec, nil)
 		wantCode(t, name, err, c.code)
 	}
 	for _, kind := range []hub.AuthenticationType{hub.AuthNone, hub.AuthCertificateAuthority} {
-		if _, err := s.PutModule(t.Context(), boss, place("d1", device.ID(kind)), hub.ModuleSpec{Auth: hub.Authentication{Type: kind}}, nil); err != nil {
+		if _, err := s.PutModule(t.Context(), boss, placed("d1", device.ID(kind)), hub.ModuleSpec{Auth: hub.Authentication{Type: kind}}, nil); err != nil {
 			t.Errorf("a module of type %s: %v", kind, err)
 		}
 	}
@@ -167,7 +167,7 @@ func TestModulesOfIoTEdge(t *testing.T) {
 	ctx := t.Context()
 	put(t, s, "new", hub.DeviceSpec{IoTEdge: &yes})
 	put(t, s, "later", hub.DeviceSpec{})
-	if _, err := s.PutDevice(ctx, owner, place("later", ""), hub.DeviceSpec{IoTEdge: &yes, Auth: sasAuth}, always); err != nil {
+	if _, err := s.PutDevice(ctx, owner, placed("later", ""), hub.DeviceSpec{IoTEdge: &yes, Auth: sasAuth}, always); err != nil {
 		t.Fatal(err)
 	}
 	provision(t, s, hub.Provisioning{Hub: host, DeviceID: "provisioned", IoTEdge: true, Keys: keys(1, 2)})
@@ -181,30 +181,30 @@ func TestModulesOfIoTEdge(t *testing.T) {
 		}
 	}
 
-	agent, err := s.Module(ctx, boss, place("provisioned", hub.EdgeAgent))
+	agent, err := s.Module(ctx, boss, placed("provisioned", hub.EdgeAgent))
 	if err != nil || agent.ManagedBy != "iotEdge" {
 		t.Fatalf("%+v, %v", agent, err)
 	}
-	changed, err := s.PutModule(ctx, boss, place("provisioned", hub.EdgeAgent), hub.ModuleSpec{ManagedBy: "iotEdge", Auth: hub.Authentication{Type: hub.AuthSAS, Keys: keys(3, 4)}}, always)
+	changed, err := s.PutModule(ctx, boss, placed("provisioned", hub.EdgeAgent), hub.ModuleSpec{ManagedBy: "iotEdge", Auth: hub.Authentication{Type: hub.AuthSAS, Keys: keys(3, 4)}}, always)
 	if err != nil || changed.GenerationID != agent.GenerationID {
 		t.Errorf("changed to %+v, %v", changed, err)
 	}
 	provision(t, s, hub.Provisioning{Hub: host, DeviceID: "provisioned", IoTEdge: true, Keys: keys(5, 6)})
 	provision(t, s, hub.Provisioning{Hub: host, DeviceID: "provisioned", Keys: keys(5, 6)})
-	if again, err := s.Module(ctx, boss, place("provisioned", hub.EdgeAgent)); err != nil || again.ETag != changed.ETag {
+	if again, err := s.Module(ctx, boss, placed("provisioned", hub.EdgeAgent)); err != nil || again.ETag != changed.ETag {
 		t.Errorf("registering again changed the module: %+v, %v", again, err)
 	}
-	if d, err := s.Identity(ctx, owner, place("provisioned", "")); err != nil || !d.IoTEdge {
+	if d, err := s.Identity(ctx, owner, placed("provisioned", "")); err != nil || !d.IoTEdge {
 		t.Errorf("an enrollment without the capability took it: %+v, %v", d, err)
 	}
-	for _, at := range []hub.Place{place("new", hub.EdgeAgent), place("new", hub.EdgeHub)} {
+	for _, at := range []hub.Place{placed("new", hub.EdgeAgent), placed("new", hub.EdgeHub)} {
 		wantCode(t, "deleting "+at.String(), s.DeleteModule(ctx, boss, at, always), errs.CodeSystemModule)
 		wantCode(t, "deleting "+at.String(), s.Delete(ctx, owner, at, nil), errs.CodeSystemModule)
 	}
 
-	_, err = s.PutDevice(ctx, owner, place("new", ""), hub.DeviceSpec{IoTEdge: &no, Auth: sasAuth}, always)
+	_, err = s.PutDevice(ctx, owner, placed("new", ""), hub.DeviceSpec{IoTEdge: &no, Auth: sasAuth}, always)
 	wantCode(t, "taking the capability", err, errs.CodeArgumentInvalid)
-	kept, err := s.PutDevice(ctx, owner, place("new", ""), hub.DeviceSpec{Auth: sasAuth}, always)
+	kept, err := s.PutDevice(ctx, owner, placed("new", ""), hub.DeviceSpec{Auth: sasAuth}, always)
 	if err != nil || !kept.IoTEdge {
 		t.Errorf("saying nothing of it took it: %+v, %v", kept, err)
 	}
@@ -229,17 +229,17 @@ func TestWhoManagesModules(t *testing.T) {
 	}
 	spec := hub.ModuleSpec{Auth: sasAuth}
 	all := map[string]func(hub.Actor, device.ID) error{
-		"read": func(by hub.Actor, id device.ID) error { _, err := s.Module(ctx, by, place(id, "m1")); return err },
-		"list": func(by hub.Actor, id device.ID) error { _, err := s.Modules(ctx, by, place(id, "")); return err },
+		"read": func(by hub.Actor, id device.ID) error { _, err := s.Module(ctx, by, placed(id, "m1")); return err },
+		"list": func(by hub.Actor, id device.ID) error { _, err := s.Modules(ctx, by, placed(id, "")); return err },
 		"update": func(by hub.Actor, id device.ID) error {
-			_, err := s.PutModule(ctx, by, place(id, "m1"), spec, always)
+			_, err := s.PutModule(ctx, by, placed(id, "m1"), spec, always)
 			return err
 		},
 		"create": func(by hub.Actor, id device.ID) error {
-			_, err := s.PutModule(ctx, by, place(id, "m2"), spec, nil)
+			_, err := s.PutModule(ctx, by, placed(id, "m2"), spec, nil)
 			return err
 		},
-		"delete": func(by hub.Actor, id device.ID) error { return s.DeleteModule(ctx, by, place(id, "m2"), always) },
+		"delete": func(by hub.Actor, id device.ID) error { return s.DeleteModule(ctx, by, placed(id, "m2"), always) },
 	}
 	order := []string{"read", "list", "update", "create", "delete"}
 	for _, c := range []struct {
