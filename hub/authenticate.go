@@ -9,29 +9,40 @@ import (
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/attest"
+	"github.com/berth-iot/berth/attest/x509id"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
 )
 
 // An Attempt is someone claiming to be a device or a module.
 type Attempt struct {
-	Host       Host
-	At         Place           // who they claim to be
-	Identity   *Identity       // what is registered there, nil when there is nothing
-	Device     *Identity       // the device: Identity itself, or that of the module's device
-	Policies   []access.Policy // of the hub
-	Credential attest.Credential
-	Now        time.Time
+	Host     Host
+	At       Place           // who they claim to be
+	Identity *Identity       // what is registered there, nil when there is nothing
+	Device   *Identity       // the device: Identity itself, or that of the module's device
+	Policies []access.Policy // of the hub
+	// Authorities are the CA certificates whose keys the hub's owner proved to have.
+	Authorities []x509id.Authority
+	Credential  attest.Credential
+	Now         time.Time
+}
+
+// Authorities knows the CA certificates that vouch for devices of hubs.
+type Authorities interface {
+	// Authorities returns those that are registered for a hub and verified: that
+	// the key is its owner's was proven. They may have expired.
+	Authorities(ctx context.Context, hub string) ([]x509id.Authority, error)
 }
 
 // skew is how far a device's clock may be behind ours.
 const skew = 5 * time.Minute
 
 // AuthenticateDevice judges an attempt. A device or a module proves itself by a
-// SAS token made with one of its keys, or by a certificate with one of its
-// thumbprints; a token made with the key of a hub policy that has DeviceConnect
-// speaks for any of them. A disabled device is refused after that, and its modules
-// are.
+// SAS token made with one of its keys, by a certificate with one of its
+// thumbprints, or by one with its name that an authority of the hub vouches for, as
+// it was registered; a token made with the key of a hub policy that has DeviceConnect
+// speaks for any of them, and alone for those that have no credential. A disabled
+// device is refused after that, and its modules are.
 //
 // What a stranger is told depends only on what they presented, until they
 // proved to hold a key: the same words refuse an unknown device and a known one
@@ -62,8 +73,12 @@ func (a Attempt) byPolicy() bool {
 
 // byCertificate: where both were presented, the kind of device decides.
 func (a Attempt) byCertificate() bool {
-	return a.Credential.Token == nil ||
-		len(a.Credential.Chain) > 0 && a.Identity != nil && a.Identity.Auth.Type == AuthSelfSigned
+	return a.Credential.Token == nil || len(a.Credential.Chain) > 0 && a.Identity != nil && a.Identity.Auth.byCertificate()
+}
+
+// byCertificate: what certificates prove.
+func (a Authentication) byCertificate() bool {
+	return a.Type == AuthSelfSigned || a.Type == AuthCertificateAuthority
 }
 
 func (a Attempt) judgePolicyToken(v *attest.Verdict) {
@@ -113,28 +128,36 @@ func (a Attempt) judgeDeviceToken(v *attest.Verdict) {
 	v.Saw("expiry", "the token expires at %s", expiry)
 }
 
-// judgeCertificate compares thumbprints: the certificate itself was pinned, so
-// who issued it and until when do not matter. TLS proved possession of its key.
-// A SHA-1 thumbprint is as good as one can be that the operator wrote down: to
-// pass for it takes a second preimage, which a collision does not give.
+// judgeCertificate judges what was presented at the TLS handshake, which proved
+// possession of the leaf's key.
 func (a Attempt) judgeCertificate(v *attest.Verdict) {
 	if len(a.Credential.Chain) == 0 {
 		v.Refuse(denied(errs.CodeDeviceUnauthorized, "no client certificate was presented"), "certificate", "none was presented")
 		return
 	}
-	leaf := a.Credential.Chain[0]
-	sha1, sha256 := attest.ThumbprintSHA1(leaf.Raw), attest.Thumbprint(leaf.Raw)
+	leaf := a.Credential.Chain[0].Raw
 	refusal := denied(errs.CodeDeviceUnauthorized,
-		"the client certificate with SHA-1 thumbprint %s and SHA-256 thumbprint %s is not registered for this device", sha1, sha256)
-	if a.Identity == nil {
+		"the client certificate with SHA-1 thumbprint %s and SHA-256 thumbprint %s is not registered for this device",
+		attest.ThumbprintSHA1(leaf), attest.Thumbprint(leaf))
+	switch {
+	case a.Identity == nil:
 		v.Refuse(refusal, "device", "there is no device %q at %s", a.At, a.Host.Name)
-		return
+	case a.Identity.Auth.Type == AuthSelfSigned:
+		a.judgeThumbprint(v, leaf, refusal)
+	case a.Identity.Auth.Type == AuthCertificateAuthority:
+		a.judgeChain(v, refusal)
+	default:
+		v.Refuse(refusal, "authentication type", "a certificate was presented, the device's type is %s", a.Identity.Auth.Type)
 	}
+}
+
+// judgeThumbprint compares thumbprints: the certificate itself was pinned, so who
+// issued it and until when do not matter. A SHA-1 thumbprint is as good as one can
+// be that the operator wrote down: to pass for it takes a second preimage, which a
+// collision does not give.
+func (a Attempt) judgeThumbprint(v *attest.Verdict, leaf []byte, refusal *errs.Error) {
+	sha1, sha256 := attest.ThumbprintSHA1(leaf), attest.Thumbprint(leaf)
 	auth := a.Identity.Auth
-	if auth.Type != AuthSelfSigned {
-		v.Refuse(refusal, "authentication type", "a certificate was presented, the device's type is %s", auth.Type)
-		return
-	}
 	for _, want := range []string{auth.PrimaryThumbprint, auth.SecondaryThumbprint} {
 		if strings.EqualFold(want, sha256) || strings.EqualFold(want, sha1) {
 			v.Saw("thumbprint", "the certificate has the registered thumbprint %s", want)
@@ -143,6 +166,28 @@ func (a Attempt) judgeCertificate(v *attest.Verdict) {
 	}
 	v.Refuse(refusal, "thumbprint", "presented: SHA-1 %s, SHA-256 %s; registered: primary %s, secondary %s",
 		sha1, sha256, auth.PrimaryThumbprint, auth.SecondaryThumbprint)
+}
+
+// judgeChain has an authority of the hub vouch for the certificate (RFC 5280 path
+// validation), whose common name has to be the ID, a module's behind its device's
+// and a slash. IDs of a hub differ by case, and so do common names here.
+func (a Attempt) judgeChain(v *attest.Verdict, refusal *errs.Error) {
+	name := a.At.String()
+	_, judged := x509id.VerifyGroup(a.Authorities, a.Credential.Chain, name, a.Now)
+	for _, spoken := range []bool{true, false} { // what speaks against the device comes last
+		for _, f := range judged.Findings {
+			if f.OK == spoken {
+				v.Findings = append(v.Findings, f)
+			}
+		}
+	}
+	if !judged.Accepted() {
+		v.Refusal = refusal
+		return
+	}
+	if common := a.Credential.Chain[0].Subject.CommonName; common != name {
+		v.Refuse(refusal, "common name", "the leaf's common name is %q, and the ID is %q: they differ by case", common, name)
+	}
 }
 
 func (a Attempt) judgeStatus(v *attest.Verdict) {
@@ -200,6 +245,11 @@ func (s *Service) Authenticate(ctx context.Context, h Host, id, module device.ID
 	if a.byPolicy() {
 		if a.Policies, err = s.policies.Policies(ctx, access.HubOwner(h.Name)); err != nil {
 			return Sender{}, fmt.Errorf("reading the policies of %s: %w", h.Name, err)
+		}
+	}
+	if d != nil && d.Auth.Type == AuthCertificateAuthority && len(credential.Chain) > 0 && s.authorities != nil {
+		if a.Authorities, err = s.authorities.Authorities(ctx, h.Name); err != nil {
+			return Sender{}, fmt.Errorf("reading the CA certificates of %s: %w", h.Name, err)
 		}
 	}
 	v := AuthenticateDevice(a)

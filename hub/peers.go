@@ -193,19 +193,23 @@ func (s *Service) Recheck(ctx context.Context) error {
 	return nil
 }
 
-// check ends a connection whose device was disabled or deleted since it proved
-// itself, and returns the twin where it is needed, or else nil.
+// check ends a connection whose device or module was disabled or deleted since it
+// proved itself, and returns the twin where it is needed, or else nil.
 func (s *Service) check(ctx context.Context, at Place, c *connection) (*Twin, error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	d, err := s.registry.Identity(ctx, at)
+	of := d
+	if err == nil && at.Module != "" {
+		of, err = s.registry.Identity(ctx, at.Device())
+	}
 	switch {
 	case errs.KindOf(err) == errs.NotFound || err == nil && d.GenerationID != c.generation:
 		c.link.Close(ErrDeleted)
 		return nil, nil
 	case err != nil:
 		return nil, fmt.Errorf("reading %q of %s, which is connected: %w", at, at.Hub, err)
-	case d.Disabled:
+	case of.Disabled:
 		c.link.Close(ErrDisabled)
 		return nil, nil
 	case s.peers == nil:

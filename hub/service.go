@@ -15,8 +15,8 @@ import (
 	"github.com/berth-iot/berth/wire/sas"
 )
 
-// Config is what a Service is made of. All members but Peers are required and may
-// be used at the same time.
+// Config is what a Service is made of. All members but Authorities and Peers are
+// required and may be used at the same time.
 type Config struct {
 	Registry       Registry
 	Stream         Stream
@@ -24,7 +24,8 @@ type Config struct {
 	Presences      Presences
 	Configurations Configurations
 	Policies       access.Policies
-	Peers          Peers // the other servers; nil where there is one
+	Authorities    Authorities // nil where no CA vouches for devices
+	Peers          Peers       // the other servers; nil where there is one
 	Now            func() time.Time
 	Random         io.Reader
 }
@@ -41,6 +42,7 @@ type Service struct {
 	configurations Configurations
 	deploying      deploying
 	policies       access.Policies
+	authorities    Authorities
 	peers          Peers
 	now            func() time.Time
 	random         io.Reader
@@ -51,7 +53,7 @@ type Service struct {
 
 // New returns the service made of c.
 func New(c Config) *Service {
-	return &Service{registry: c.Registry, stream: c.Stream, queues: c.Queues, presences: c.Presences, configurations: c.Configurations, policies: c.Policies, peers: c.Peers, now: c.Now, random: c.Random}
+	return &Service{registry: c.Registry, stream: c.Stream, queues: c.Queues, presences: c.Presences, configurations: c.Configurations, policies: c.Policies, authorities: c.Authorities, peers: c.Peers, now: c.Now, random: c.Random}
 }
 
 // HostName returns the form in which a hub's host name is kept and compared:

@@ -48,10 +48,19 @@ func sameCertificate(leaf *x509.Certificate, der []byte) bool {
 	return len(der) > 0 && sha256.Sum256(leaf.Raw) == sha256.Sum256(der)
 }
 
-// An Authority is a CA certificate that an enrollment group trusts.
+// An Authority is a CA certificate that an enrollment group trusts, or a hub.
 type Authority struct {
-	Group       string // the enrollment group's ID
+	Group       string // the enrollment group's ID, or empty
+	Name        string // what a hub knows the certificate by, where no group trusts it
 	Certificate *x509.Certificate
+}
+
+// whose says in findings what trusts a.
+func (a Authority) whose() string {
+	if a.Group == "" {
+		return "CA certificate " + a.Name
+	}
+	return "group " + a.Group
 }
 
 // VerifyGroup finds the nearest enrolled CA above the presented leaf and judges
@@ -82,13 +91,13 @@ func VerifyGroup(authorities []Authority, chain []*x509.Certificate, id string, 
 		err := verifyPath(path, a.Certificate, now)
 		if err != nil && !signs(issuer.Certificate, leaf) {
 			v.Findings = append(v.Findings, attest.Finding{Check: "authority",
-				Detail: "group " + a.Group + ": " + issuer.Subject.String() + " has the issuer's name but did not sign"})
+				Detail: a.whose() + ": " + issuer.Subject.String() + " has the issuer's name but did not sign"})
 			continue
 		}
 		for i, c := range path[1:] {
 			v.Saw("chain", "%q is signed by the presented %q", path[i].Subject, c.Subject)
 		}
-		v.Saw("authority", "group %s: %s is the nearest enrolled CA, %d step(s) above the leaf", a.Group, a.Certificate.Subject, len(path))
+		v.Saw("authority", "%s: %s is the nearest enrolled CA, %d step(s) above the leaf", a.whose(), a.Certificate.Subject, len(path))
 		judge(&v, path, a.Certificate, err, id, now)
 		return issuer.authority, v
 	}

@@ -139,7 +139,7 @@ func TestVerifyGroup(t *testing.T) {
 	group := func(cas ...*issuer) []Authority {
 		var as []Authority
 		for _, c := range cas {
-			as = append(as, Authority{c.Subject.CommonName, c.Certificate})
+			as = append(as, Authority{Group: c.Subject.CommonName, Certificate: c.Certificate})
 		}
 		return as
 	}
@@ -251,7 +251,7 @@ func TestStrangersKeysCheckNothing(t *testing.T) {
 		}
 		shown = append(shown, c)
 	}
-	authorities := []Authority{{"line", enrolled.Certificate}}
+	authorities := []Authority{{Group: "line", Certificate: enrolled.Certificate}}
 	if got := vouchedFor(authorities, shown); len(got) != 1 {
 		t.Errorf("%d certificates can check signatures; only the enrolled one may", len(got))
 	}

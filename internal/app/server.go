@@ -134,7 +134,8 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 	now := s.config.clock()
 	journal := provision.NewJournal(s.config.Provisioning.Decisions)
 	hubService := hub.New(hub.Config{
-		Registry: s.store, Stream: s.store, Queues: s.store, Presences: s.store, Configurations: s.store, Policies: s.store, Peers: s.hubPeers(), Now: now, Random: rand.Reader,
+		Registry: s.store, Stream: s.store, Queues: s.store, Presences: s.store, Configurations: s.store, Policies: s.store,
+		Authorities: &authorities{store: s.store}, Peers: s.hubPeers(), Now: now, Random: rand.Reader,
 	})
 	s.hubs.service = hubService
 	s.dispatcher = s.newDispatcher(hubService)
