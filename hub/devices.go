@@ -162,7 +162,10 @@ func (s *Service) putDevice(ctx context.Context, at Place, spec DeviceSpec, allo
 			return nil, err
 		}
 	}
-	committed(ctx, func() { s.identityChanged(before, put, with) })
+	committed(ctx, func() {
+		s.identityChanged(before, put, with)
+		s.deploying.twin(at, false)
+	})
 	return put, nil
 }
 

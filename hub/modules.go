@@ -194,7 +194,10 @@ func (s *Service) changeModule(ctx context.Context, at Place, initial *InitialTw
 	if err != nil {
 		return err
 	}
-	committed(ctx, func() { s.identityChanged(before, put, with) })
+	committed(ctx, func() {
+		s.identityChanged(before, put, with)
+		s.deploying.twin(at, false)
+	})
 	return nil
 }
 

@@ -85,6 +85,7 @@ func (s *Service) provision(ctx context.Context, p Provisioning) (err error) {
 		next, announce = settled, func() {
 			s.identityChanged(left, nil, leftTwin)
 			s.identityChanged(at, settled, settledTwin)
+			s.deploying.twin(settled.Place, false)
 		}
 		return settled, settledTwin, err
 	}
