@@ -33,7 +33,7 @@ demo:
 	bin/berth demo
 
 test:
-	scripts/need =ca-certificates gcc =libc6-dev swtpm swtpm_setup=swtpm-tools tpm2_createek=tpm2-tools openssl =postgresql mosquitto
+	scripts/need =ca-certificates gcc =libc6-dev swtpm swtpm_setup=swtpm-tools tpm2_createek=tpm2-tools openssl =postgresql mosquitto nats-server
 	go test -race -shuffle=on ./...
 	scripts/fuzz $(FUZZTIME)
 

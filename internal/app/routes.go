@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 
+	"github.com/berth-iot/berth/client/sink/jetstream"
 	"github.com/berth-iot/berth/client/sink/webhook"
 	"github.com/berth-iot/berth/hub"
 )
@@ -14,7 +15,8 @@ func (s *Server) newDispatcher(service *hub.Service) *hub.Dispatcher {
 	return hub.NewDispatcher(hub.DispatcherConfig{
 		Name: rand.Text(), Stream: s.store, Routing: s.store, Positions: s.store,
 		Kinds: map[string]hub.SinkKind{
-			webhook.Kind: webhook.New(s.config.clock()),
+			webhook.Kind:   webhook.New(s.config.clock()),
+			jetstream.Kind: jetstream.New(),
 		},
 		Now: s.config.clock(), Random: rand.Reader, Wanted: service.Want,
 		Fault: func(err error) { s.logger.Error("dispatching messages", "error", err) },

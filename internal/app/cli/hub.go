@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -28,7 +29,7 @@ func newHub(t *terminal) *cobra.Command {
 host name of its own, with its own devices.`,
 		`  berth hub list`)
 	o := newOperator(t, c)
-	c.AddCommand(newHubLink(o), newHubUnlink(o), newHubList(o), newHubTail(o), newHubSend(o))
+	c.AddCommand(newHubLink(o), newHubUnlink(o), newHubList(o), newHubTail(o), newHubSend(o), newHubRoute(o), newHubSink(o), newHubGroup(o))
 	return c
 }
 
@@ -237,7 +238,10 @@ func latencyText(hints []provision.Latency) string {
 
 func newHubTail(o *operator) *cobra.Command {
 	var s admin.Selection
+	var g admin.Group
 	var limit int
+	var fromBeginning bool
+	var since string
 	c := &cobra.Command{
 		Use:   "tail [HOST]",
 		Short: "Print what devices send to a hub, as it arrives",
@@ -246,8 +250,15 @@ it is interrupted. Each line has the message's time, device, properties and body
 with -o json each is an object on a line of its own, with a sequence number that
 --after goes on from.
 
+With --group the server keeps how far it was printed: the next tail of that group goes
+on there. One at a time reads for a group, and a second one waits until the first is
+gone. A new group begins with what comes from now on, or else --from-beginning or
+--since.
+
 HOST may be left out where one hub is linked.`,
 		Example: `  berth hub tail
+  berth hub tail --since 10m
+  berth hub tail --group billing --from-beginning -o json
   berth hub tail --follow=false --limit 10
   berth hub tail --after 0 --limit 1 -o json`,
 		Args: atMostOne("HOST"),
@@ -260,13 +271,46 @@ HOST may be left out where one hub is linked.`,
 			if err != nil {
 				return err
 			}
-			return o.tail(c.Context(), client, host, s, limit)
+			if s.Since, err = parseSince(since, time.Now()); err != nil {
+				return err
+			}
+			if g.Name == "" {
+				return o.tail(c.Context(), client.Messages(c.Context(), host, s), limit)
+			}
+			g.Follow = s.Follow
+			switch {
+			case fromBeginning:
+				g.Start = "earliest"
+			case since != "":
+				g.Start = s.Since.UTC().Format(time.RFC3339)
+			}
+			return o.tail(c.Context(), client.ReadGroup(c.Context(), host, g), limit)
 		},
 	}
 	c.Flags().BoolVar(&s.Follow, "follow", true, "go on with what arrives")
 	c.Flags().Uint64Var(&s.After, "after", 0, "begin after this sequence `number`")
+	c.Flags().StringVar(&since, "since", "", "begin with what came then or later: a `time`, such as 2026-03-01T12:00:00Z, or how long ago, such as 10m")
+	c.Flags().StringVar(&g.Name, "group", "", "read for the consumer group of this `name`, from where it is")
+	c.Flags().BoolVar(&fromBeginning, "from-beginning", false, "let a new group begin with the oldest message")
+	c.MarkFlagsMutuallyExclusive("after", "since", "from-beginning")
+	c.MarkFlagsMutuallyExclusive("after", "group")
 	limitFlag(c, &limit)
 	return c
+}
+
+// parseSince reads a time, or how long ago it was.
+func parseSince(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if ago, err := time.ParseDuration(text); err == nil && ago > 0 {
+		return now.Add(-ago), nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return t, usageError{fmt.Errorf("--since: %q is no time such as 2026-03-01T12:00:00Z, and not how long ago, such as 10m", text)}
+	}
+	return t, nil
 }
 
 // onlyHub returns the hub named, or the one there is; question is for where there
@@ -292,9 +336,9 @@ func onlyHub(ctx context.Context, c *admin.Client, args []string, question strin
 	return "", usageError{fmt.Errorf("%s %s are linked", question, strings.Join(hosts, ", "))}
 }
 
-func (t *terminal) tail(ctx context.Context, c *admin.Client, host string, s admin.Selection, limit int) error {
+func (t *terminal) tail(ctx context.Context, messages iter.Seq2[*admin.Message, error], limit int) error {
 	shown := 0
-	for m, err := range c.Messages(ctx, host, s) {
+	for m, err := range messages {
 		if ctx.Err() != nil {
 			return nil // interrupted: that is how tail ends
 		}
