@@ -9,7 +9,7 @@ import (
 const (
 	// intakeBatch is how many messages are appended at once, at most, and
 	// intakeBytes how many bytes they have, the last one aside.
-	intakeBatch = 512
+	intakeBatch = 2048
 	intakeBytes = 4 << 20
 	// intakeWaiting is how many messages wait to be appended, and intakeWaitingBytes
 	// how many bytes they have, the last one aside. Whoever brings more waits
