@@ -155,11 +155,14 @@ func TestFramesThatAreRefused(t *testing.T) {
 }
 
 // account is a server without NATS that keeps account of others.
-func account() *Peers {
-	return &Peers{
-		config: Config{Prefix: "berth", Logger: quiet()}, keys: newKeys(1), recheck: make(chan struct{}, 1),
-		others: map[identity]*other{}, calls: map[uint64]*call{},
+func account(t *testing.T) *Peers {
+	t.Helper()
+	p, err := prepare(Config{Prefix: "berth", Key: secret(1), Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
 	}
+	p.keys = newKeys(1)
+	return p
 }
 
 // A peer is another server, as it writes.
@@ -182,7 +185,7 @@ func TestAccountOfOtherServers(t *testing.T) {
 	now := noon
 	tell := func(number uint64, k kind) message { return message{kind: k, sent: now} }
 	known, stranger := peer{t, identity{1}, newKeys(1)}, peer{t, identity{2}, newKeys(2)}
-	p := account()
+	p := account(t)
 	checks := func() bool {
 		select {
 		case <-p.recheck:

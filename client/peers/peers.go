@@ -134,6 +134,24 @@ type Health struct {
 // Connect returns the peers of a server. It does not wait for NATS, and connects
 // again whenever the connection is lost. Before it is used there must be a Serve.
 func Connect(c Config) (*Peers, error) {
+	p, err := prepare(c)
+	if err != nil {
+		return nil, err
+	}
+	options, err := p.options()
+	if err != nil {
+		return nil, err
+	}
+	p.sending.Lock() // its handlers are called before there is a conn
+	defer p.sending.Unlock()
+	if p.conn, err = nats.Connect(c.URL, options...); err != nil {
+		return nil, fmt.Errorf("connecting to NATS: %w", err)
+	}
+	return p, nil
+}
+
+// prepare returns what Connect does, without a connection.
+func prepare(c Config) (*Peers, error) {
 	master, err := c.Key.Derive([]byte("berth peers"), 32)
 	if err != nil {
 		return nil, fmt.Errorf("deriving the key of what servers tell each other: %w", err)
@@ -145,15 +163,6 @@ func Connect(c Config) (*Peers, error) {
 	rand.Read(p.self[:]) // never fails
 	if p.aead, err = p.keys.of(p.self); err != nil {
 		return nil, err
-	}
-	options, err := p.options()
-	if err != nil {
-		return nil, err
-	}
-	p.sending.Lock() // its handlers are called before there is a conn
-	defer p.sending.Unlock()
-	if p.conn, err = nats.Connect(c.URL, options...); err != nil {
-		return nil, fmt.Errorf("connecting to NATS: %w", err)
 	}
 	return p, nil
 }

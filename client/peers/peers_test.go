@@ -13,6 +13,7 @@ import (
 	"net"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -426,6 +427,15 @@ func TestCredentialsForNATS(t *testing.T) {
 	word := func(s string) func() (string, error) { return func() (string, error) { return s, nil } }
 	one := join(t, Config{URL: b.url(), User: "berth", Password: word("right")})
 	meet(t, one)
+	if n, err := Probe(t.Context(), Config{URL: b.url(), User: "berth", Password: word("right"), Prefix: "berth", Key: secret(1), Logger: quiet()}); n != 1 || err != nil {
+		t.Errorf("%d servers are there, %v", n, err)
+	}
+	if n, err := Probe(t.Context(), Config{URL: b.url(), User: "berth", Password: word("right"), Prefix: "berth", Key: secret(2), Logger: quiet()}); n != 0 || err != nil {
+		t.Errorf("%d servers of another installation are there, %v", n, err)
+	}
+	if _, err := Probe(t.Context(), Config{URL: b.url(), User: "berth", Password: word("wrong"), Prefix: "berth", Key: secret(1), Logger: quiet()}); err == nil || strings.Contains(err.Error(), "wrong") {
+		t.Errorf("with the wrong password: %v", err)
+	}
 	wrong := join(t, Config{URL: b.url(), User: "berth", Password: word("wrong")})
 	await(t, "the fault is known", func() bool { h := wrong.Health(); return !h.Connected && h.Fault != "" })
 	if _, err := Connect(Config{URL: b.url(), NKeyFile: "/does/not/exist", Prefix: "berth", Key: secret(1), Logger: quiet()}); err == nil {
