@@ -4,7 +4,7 @@ import base64
 import unittest
 
 from azure.iot.hub import IoTHubRegistryManager
-from azure.iot.hub.models import Twin, TwinProperties
+from azure.iot.hub.models import QuerySpecification, Twin, TwinProperties
 
 import claims
 import service
@@ -70,6 +70,31 @@ class Registry(unittest.TestCase):
         replaced = self.hub.replace_twin(device, Twin(tags={"line": 2}, properties=TwinProperties(desired={})), patched.etag)
         self.assertEqual(replaced.tags, {"line": 2})
         self.assertNotIn("rate", self.hub.get_twin(device).properties.desired)
+
+    def test_query(self):
+        """a query finds the twins of devices page by page, or what it selects of them"""
+        site = service.unique("site")
+        devices = [service.unique("found") for _ in range(5)]
+        for floor, device in enumerate(devices):
+            self.hub.create_device_with_sas(device, key(b"p"), key(b"s"), "enabled")
+            self.addCleanup(self.hub.delete_device, device)
+            self.hub.update_twin(device, Twin(tags={"site": site}, properties=TwinProperties(desired={"floor": floor})), "*")
+
+        def pages(query, size):
+            found, token = [], None
+            while not found or token:
+                page = self.hub.query_iot_hub(QuerySpecification(query=query), token, size)
+                found.append(page)
+                token = page.continuation_token
+            return found
+        twins = pages(f"SELECT * FROM devices WHERE tags.site = '{site}'", 2)
+        self.assertTrue(len(twins) >= 3 and all(page.type == "Twin" and len(page.items) <= 2 for page in twins))
+        found = [twin for page in twins for twin in page.items]
+        self.assertEqual(sorted(twin.device_id for twin in found), sorted(devices))
+        self.assertEqual({twin.properties.desired["floor"] for twin in found}, set(range(5)))
+        [page] = pages(f"SELECT deviceId FROM devices WHERE tags.site = '{site}' AND properties.desired.floor IN [1, 2]", 100)
+        self.assertEqual((page.type, sorted(twin.device_id for twin in page.items)), ("Raw", sorted(devices[1:3])))
+        self.refused(400, self.hub.query_iot_hub, QuerySpecification(query="SELECT FROM WHERE"))
 
 
 if __name__ == "__main__":
