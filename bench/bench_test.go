@@ -35,6 +35,7 @@ func TestRun(t *testing.T) {
 		"bare handshake, resumed", "SQLite, 20 enrollments", "PostgreSQL, 20 enrollments", "symmetric key, group", "TPM, one connection",
 		"X.509 group", "As enrollments grow", "RSS", "berth enrollment import", "on the disk of PostgreSQL", "mosquitto, in memory", "CONNECT with a token",
 		"method, one at a time", "desired properties", "reported properties", "before TLS", "with TLS",
+		"Queries, SQLite", "Queries, PostgreSQL", "how many of each",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the tables have no %q:\n%s", want, out.String())
@@ -56,7 +57,8 @@ func TestRun(t *testing.T) {
 		"mqtt.messages_per_second.sqlite", "mqtt.messages_per_second.mosquitto", "mqtt.messages_ratio.postgres", "mqtt.message_cpu_us.sqlite",
 		"mqtt.message_p99_ms.postgres", "mqtt.flushes_per_second", "mqtt.connections_per_second.sqlite", "mqtt.connection_cpu_ms.bare",
 		"mqtt.connection_cpu_ratio.postgres", "mqtt.idle_bytes", "mqtt.idle_bytes_with_tls", "methods.p50_ms.sqlite", "methods.p99_ms.postgres",
-		"methods.per_second.sqlite", "twins.desired.per_second.postgres", "twins.reported.per_second.sqlite", "bars.messages_sqlite.bar", "bars.idle.found",
+		"methods.per_second.sqlite", "twins.desired.per_second.postgres", "twins.reported.per_second.sqlite", "bars.messages_sqlite.bar",
+		"queries.sqlite.30.tag.p50_ms", "queries.postgres.10.sites.p99_ms", "bars.idle.found",
 		"import_rows_per_second.postgres.command", "machine.cpus", "seconds",
 	} {
 		var found any = values

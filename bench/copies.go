@@ -23,40 +23,51 @@ var (
 	keyUses       = table{"symmetric_key_use", "key", []string{"key"}}
 	registrations = table{"registration", "key", []string{"key", "id", "device_id"}}
 	identities    = table{"device", "id", []string{"id"}}
+	twinValues    = table{"twin_value", "id", []string{"id"}}
 )
 
 // A dialect is how an engine says things.
 type dialect struct {
-	ids     string // so many random IDs
+	ids     string // so many random IDs in order, and the turn of each
 	columns string // of a table
 	digest  string // 16 bytes that are others for each row t and ID n.id
 }
 
 var dialects = map[string]dialect{
 	sqliteEngine: {
-		ids:     "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < %d) SELECT lower(hex(randomblob(10))) AS id FROM c",
+		ids:     "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < %d) SELECT lower(hex(randomblob(10))) AS id, i %% %d AS turn FROM c ORDER BY 1",
 		columns: "SELECT name FROM pragma_table_info('%s')",
 		digest:  "randomblob(16)",
 	},
 	postgresEngine: {
-		ids:     "SELECT left(replace(gen_random_uuid()::text, '-', ''), 20) AS id FROM generate_series(1, %d)",
+		ids:     "SELECT left(replace(gen_random_uuid()::text, '-', ''), 20) AS id, i %% %[2]d AS turn FROM generate_series(1, %[1]d) i ORDER BY 1",
 		columns: "SELECT column_name FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = '%s'",
 		digest:  "decode(md5(encode(t.digest, 'hex') || n.id), 'hex')",
 	},
 }
 
-// copies has the database make n devices like the one of an ID, each with a
-// random ID of its own, in all tables. What is sealed for that one cannot be
-// opened for them; it has the size.
-func (s *server) copies(ctx context.Context, of string, n int, tables []table) error {
+// copies has the database make n devices like those of some IDs, of each as many,
+// each with a random ID of its own, in all tables. What is sealed for the first
+// cannot be opened for the others; it has the size.
+func (s *server) copies(ctx context.Context, of []string, n int, tables []table) error {
 	db, err := s.openSession(ctx)
 	if err != nil {
 		return err
 	}
 	defer db.close()
 	d := dialects[s.engine]
-	if err := db.exec(ctx, "CREATE TEMPORARY TABLE n AS "+fmt.Sprintf(d.ids, n)); err != nil {
-		return err
+	turns := make([]string, len(of))
+	for i, id := range of {
+		turns[i] = fmt.Sprintf("(%d, '%s')", i, id)
+	}
+	for _, statement := range []string{
+		"CREATE TEMPORARY TABLE n AS " + fmt.Sprintf(d.ids, n, len(of)),
+		"CREATE TEMPORARY TABLE original (turn INTEGER PRIMARY KEY, id TEXT)",
+		"INSERT INTO original VALUES " + strings.Join(turns, ", "),
+	} {
+		if err := db.exec(ctx, statement); err != nil {
+			return err
+		}
 	}
 	for _, t := range tables {
 		columns, err := db.texts(ctx, fmt.Sprintf(d.columns, t.name))
@@ -72,12 +83,13 @@ func (s *server) copies(ctx context.Context, of string, n int, tables []table) e
 			values[i] = cmp.Or(other[column], "t."+column)
 		}
 		for _, statement := range []string{
-			fmt.Sprintf("CREATE TEMPORARY TABLE t AS SELECT * FROM %s WHERE %s = '%s'", t.name, t.key, of),
-			fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM t, n", t.name, strings.Join(columns, ", "), strings.Join(values, ", ")),
+			fmt.Sprintf("CREATE TEMPORARY TABLE t AS SELECT o.turn, %s.* FROM %s JOIN original o ON %s.%s = o.id", t.name, t.name, t.name, t.key),
+			"CREATE INDEX t_turn ON t (turn)",
+			fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM n JOIN t ON t.turn = n.turn", t.name, strings.Join(columns, ", "), strings.Join(values, ", ")),
 			"DROP TABLE t",
 		} {
 			if err := db.exec(ctx, statement); err != nil {
-				return fmt.Errorf("copying a row of %s: %w", t.name, err)
+				return fmt.Errorf("copying rows of %s: %w", t.name, err)
 			}
 		}
 	}

@@ -32,6 +32,7 @@ type store interface {
 	hub.Stream
 	hub.Queues
 	hub.Presences
+	hub.Configurations
 	Close() error
 }
 
@@ -101,7 +102,7 @@ func (s *server) loadPart(ctx context.Context, p part) error {
 	if err := errors.Join(err, db.Close()); err != nil || written == p.n {
 		return err
 	}
-	return s.copies(ctx, individualID(p.way, written-1), p.n-written, p.in)
+	return s.copies(ctx, []string{individualID(p.way, written-1)}, p.n-written, p.in)
 }
 
 // openStore opens the store of a server that does not run.
@@ -236,6 +237,6 @@ func (l *loader) registered(ctx context.Context, db store, i int) error {
 // identity gives a device its place at the hub.
 func (l *loader) identity(ctx context.Context, db store, id string) error {
 	key := l.derived(id)
-	hubs := hub.New(hub.Config{Registry: db, Stream: db, Queues: db, Presences: db, Policies: db, Now: func() time.Time { return l.now }, Random: rand.Reader})
+	hubs := hub.New(hub.Config{Registry: db, Stream: db, Queues: db, Presences: db, Configurations: db, Policies: db, Now: func() time.Time { return l.now }, Random: rand.Reader})
 	return hubs.Provision(ctx, hub.Provisioning{Hub: host, DeviceID: device.ID(id), Keys: attest.SymmetricKeys{Primary: key, Secondary: key}})
 }

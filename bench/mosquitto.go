@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/berth-iot/berth/wire/mqtt"
@@ -55,6 +56,15 @@ func (b *bencher) startMosquitto(ctx context.Context, s *server) (*place, error)
 		return nil, err
 	}
 	return p, p.awaitReady(ctx)
+}
+
+// mosquittoVersion is what the program calls itself, or nothing. Asked how it is
+// used, it says so and fails.
+func mosquittoVersion(ctx context.Context, program string) string {
+	text, _ := exec.CommandContext(ctx, program, "-h").Output()
+	first, _, _ := strings.Cut(string(text), "\n")
+	version, _ := strings.CutPrefix(first, "mosquitto version ")
+	return version
 }
 
 // keepFor makes the broker keep what is published from now on, in memory, for one

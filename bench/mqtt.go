@@ -119,7 +119,9 @@ func (d *livingDevice) leave() error {
 }
 
 // publish sends n messages of QoS 1, so many at a time, and returns when all are
-// acknowledged. It writes how long that took each to took.
+// acknowledged. It writes how long that took each to took. More are sent when half
+// of those under way are acknowledged: a write for every answer would make who
+// sends the slowest of all.
 func (d *livingDevice) publish(n, window int, message mqtt.Publish, took []time.Duration) error {
 	if err := d.conn.SetDeadline(time.Now().Add(roundTimeout)); err != nil {
 		return err
@@ -129,21 +131,23 @@ func (d *livingDevice) publish(n, window int, message mqtt.Publish, took []time.
 	began := make([]time.Time, n)
 	var out []byte
 	for acknowledged < n {
-		var err error
-		now := time.Now()
-		for out = out[:0]; sent < n && sent-acknowledged < window; sent++ {
-			message.ID, began[sent] = uint16(sent+1), now
-			if out, err = message.Append(out); err != nil {
+		if sent < n && sent-acknowledged <= window/2 {
+			var err error
+			now := time.Now()
+			for out = out[:0]; sent < n && sent-acknowledged < window; sent++ {
+				message.ID, began[sent] = uint16(sent+1), now
+				if out, err = message.Append(out); err != nil {
+					return err
+				}
+			}
+			if _, err := d.conn.Write(out); err != nil {
 				return err
 			}
-		}
-		if _, err := d.conn.Write(out); err != nil {
-			return err
 		}
 		if err := d.read(); err != nil {
 			return err
 		}
-		for now = time.Now(); ; acknowledged++ {
+		for now := time.Now(); ; acknowledged++ {
 			first, body, size, err := mqtt.Next(d.buf, maxAnswer)
 			if errors.Is(err, mqtt.ErrIncomplete) {
 				break

@@ -176,6 +176,7 @@ type machine struct {
 	Go         string `json:"go"`
 	SQLite     string `json:"sqlite"`
 	PostgreSQL string `json:"postgresql,omitempty"`
+	Mosquitto  string `json:"mosquitto,omitempty"`
 	Commit     string `json:"commit,omitempty"`
 }
 
@@ -195,6 +196,9 @@ func describe(ctx context.Context, b *bencher) machine {
 	servers := b.places
 	if b.hubs != nil {
 		servers = append(servers[:len(servers):len(servers)], b.hubs.servers...)
+		if b.hubs.mosquitto != nil {
+			m.Mosquitto = mosquittoVersion(ctx, b.hubs.mosquitto.cmd.Path)
+		}
 	}
 	for _, s := range servers {
 		if s.database != nil {
@@ -222,9 +226,9 @@ func fact(file, name string) string {
 func (r *report) writeMarkdown(out io.Writer) error {
 	w := &tables{out: out}
 	o, m := r.options, r.machine
-	w.line("%d × %s, %d MiB, Linux %s, %s, %s, SQLite %s, PostgreSQL %s, commit %s. Medians of %d rounds of %d devices, %d at a time. It took %d s.",
+	w.line("%d × %s, %d MiB, Linux %s, %s, %s, SQLite %s, PostgreSQL %s, commit %s, mosquitto %s. Medians of %d rounds of %d devices, %d at a time. It took %d s.",
 		m.CPUs, m.CPU, m.MemoryMiB, m.Kernel, m.Filesystem, m.Go, m.SQLite, cmp.Or(m.PostgreSQL, "not measured"), cmp.Or(m.Commit, "unknown"),
-		r.rounds, o.n, o.concurrency, int(r.took.Seconds()))
+		cmp.Or(m.Mosquitto, "not measured"), r.rounds, o.n, o.concurrency, int(r.took.Seconds()))
 	if len(r.runs) > 0 {
 		r.writeProvisioning(w)
 	}

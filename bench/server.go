@@ -1,22 +1,29 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/berth-iot/berth/client"
 	"github.com/berth-iot/berth/client/service"
+	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/internal/app"
+	"github.com/berth-iot/berth/wire/sas"
 )
 
 // host is the name in the servers' certificates.
@@ -44,6 +51,8 @@ type server struct {
 	mqttAddress string
 	operator    *service.Client
 	hub         *service.Hub
+	client      *http.Client // for the hub, with
+	hubToken    string
 	profiler    *profiler // nil without -profile
 
 	loaded loadReport
@@ -175,8 +184,58 @@ func (s *server) readData() error {
 	if connection, err = os.ReadFile(filepath.Join(s.data, app.HubConnectionFile)); err != nil {
 		return err
 	}
-	s.hub, err = service.NewHub(strings.TrimSpace(string(connection)), options)
+	if s.hub, err = service.NewHub(strings.TrimSpace(string(connection)), options); err != nil {
+		return err
+	}
+	s.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.roots, ServerName: host}}}
+	s.hubToken, err = token(strings.TrimSpace(string(connection)))
 	return err
+}
+
+// token makes a token for the hub with the key in a connection string.
+func token(connection string) (string, error) {
+	parts := map[string]string{}
+	for part := range strings.SplitSeq(connection, ";") {
+		name, value, _ := strings.Cut(part, "=")
+		parts[name] = value
+	}
+	key, err := device.ParseSymmetricKey(parts["SharedAccessKey"])
+	if err != nil {
+		return "", err
+	}
+	return sas.Sign(key.Bytes(), host, time.Now().Add(deadline), parts["SharedAccessKeyName"]), nil
+}
+
+// query asks for the first page of what a query finds among the devices of the
+// hub, and returns how many rows it has.
+func (s *server) query(ctx context.Context, text string) (rows int, err error) {
+	body, err := json.Marshal(map[string]string{"query": text})
+	if err != nil {
+		return 0, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+s.address+"/devices/query?api-version=2021-04-12", bytes.NewReader(body))
+	if err != nil {
+		return 0, err
+	}
+	request.Host = host
+	request.Header.Set("Authorization", s.hubToken)
+	request.Header.Set("Content-Type", "application/json; charset=utf-8")
+	request.Header.Set("x-ms-max-item-count", strconv.Itoa(pageSize))
+	response, err := s.client.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	if err != nil {
+		return 0, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("status %d: %s", response.StatusCode, answer)
+	}
+	var page []json.RawMessage
+	err = json.Unmarshal(answer, &page)
+	return len(page), err
 }
 
 // awaitReady returns when the place accepts connections.
