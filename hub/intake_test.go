@@ -38,7 +38,7 @@ func TestWhatWaitsToBeKeptIsBounded(t *testing.T) {
 		size        int // of a message
 		least, most int // how many are taken in while nothing is kept
 	}{
-		"small": {0, 2 * 1024, 4 * 1024}, "large": {200 << 10, 100, 300},
+		"small": {0, 1 << 10, 16 << 10}, "large": {200 << 10, 100, 300},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -78,7 +78,7 @@ func TestWhatWaitsToBeKeptIsBounded(t *testing.T) {
 					t.Error(err)
 				}
 				synctest.Wait()
-				if !slices.Equal(s.kept, sent) || !slices.Equal(told, sent) || s.most > 512 {
+				if !slices.Equal(s.kept, sent) || !slices.Equal(told, sent) || s.most > 4<<10 {
 					t.Errorf("%d messages came, %d are kept, up to %d at once, and of %d somebody was told", len(sent), len(s.kept), s.most, len(told))
 				}
 			})
