@@ -26,7 +26,7 @@ const (
 )
 
 // aggregateTime bounds the work for a query that aggregates, which has one page.
-const aggregateTime = 30 * time.Second
+const aggregateTime = 50 * time.Second
 
 // A Page is a part of what a query finds: twins when it asks for whole documents,
 // and rows, which are JSON objects, when it names columns.

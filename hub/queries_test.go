@@ -323,7 +323,7 @@ func TestQueriedDocument(t *testing.T) {
 // A page that takes too long has what was found so far, which may be nothing.
 func TestSlowPages(t *testing.T) {
 	s, f := openFinder(t)
-	for i := range 40 {
+	for i := range 60 {
 		f.putTags(t, fmt.Sprintf("device-%02d", i), fmt.Sprintf(`{"n":%d}`, i))
 	}
 	f.slow = true
@@ -339,7 +339,7 @@ func TestSlowPages(t *testing.T) {
 		t.Errorf("an aggregate of few: %s", got)
 	}
 	f.scans = 0
-	if got := asked(t, s, "SELECT COUNT() FROM devices"); got != `{"count":40}` || f.scans > 0 {
+	if got := asked(t, s, "SELECT COUNT() FROM devices"); got != `{"count":60}` || f.scans > 0 {
 		t.Errorf("how many: %s in %d scans", got, f.scans)
 	}
 }

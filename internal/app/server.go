@@ -263,6 +263,10 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return s.trim(ctx) })
 	g.Go(func() error {
+		s.hubs.service.KeepIndex(ctx, func(err error) { s.logger.Error("hub", "error", err) })
+		return nil
+	})
+	g.Go(func() error {
 		s.hubs.service.KeepPresence(ctx, func(err error) { s.logger.Error("hub", "error", err) })
 		return nil
 	})

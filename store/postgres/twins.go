@@ -28,8 +28,8 @@ const (
 	deleteTwinEntries = `DELETE FROM twin_value t USING unnest($1::bigint[], $2::bytea[]) AS v (path, value)
 		WHERE t.path = v.path AND t.value = v.value AND t.id = $3 AND t.module = $4`
 
-	selectUnindexed = `(SELECT hub, id, '' FROM device WHERE indexed IS DISTINCT FROM twin_version LIMIT $1)
-		UNION ALL (SELECT hub, id, module FROM module WHERE indexed IS DISTINCT FROM twin_version LIMIT $1) LIMIT $1`
+	// selectUnindexed leaves out modules, which nobody wrote without indexing them.
+	selectUnindexed = "SELECT hub, id FROM device WHERE indexed IS DISTINCT FROM twin_version LIMIT $1"
 
 	selectPresencesOf = "SELECT " + record.PresenceColumns + `, p.server IN (SELECT id FROM server WHERE until > $1)
 		FROM presence p WHERE p.hub = $2 AND (p.id, p.module) IN (SELECT * FROM unnest($3::text[], $4::text[]))`
@@ -78,7 +78,7 @@ func (s *Store) CountTwinEntries(ctx context.Context, path int64, after hub.Twin
 
 // UnindexedTwins implements hub.Finder.
 func (s *Store) UnindexedTwins(ctx context.Context, limit int) ([]hub.Place, error) {
-	return list(ctx, s, record.TwinPlace, selectUnindexed, record.Limit(limit))
+	return list(ctx, s, record.Place, selectUnindexed, record.Limit(limit))
 }
 
 // About implements hub.Finder.

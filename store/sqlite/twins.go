@@ -24,8 +24,8 @@ const (
 	insertTwinEntry   = "INSERT OR IGNORE INTO twin_value (path, value, id, module) VALUES (?, ?, ?, ?)"
 	deleteTwinEntry   = "DELETE FROM twin_value WHERE path = ? AND value = ? AND id = ? AND module = ?"
 
-	selectUnindexed = `SELECT hub, id, '' FROM device WHERE indexed IS NOT twin_version
-		UNION ALL SELECT hub, id, module FROM module WHERE indexed IS NOT twin_version LIMIT ?`
+	// selectUnindexed leaves out modules, which nobody wrote without indexing them.
+	selectUnindexed = "SELECT hub, id FROM device WHERE indexed IS NOT twin_version LIMIT ?"
 
 	selectPresence = "SELECT " + record.PresenceColumns + `, p.server IN (SELECT id FROM server WHERE until > ?)
 		FROM presence p WHERE p.hub = ? AND p.id = ? AND p.module = ?`
@@ -82,7 +82,7 @@ func (s *Store) CountTwinEntries(ctx context.Context, path int64, after hub.Twin
 
 // UnindexedTwins implements hub.Finder.
 func (s *Store) UnindexedTwins(ctx context.Context, limit int) ([]hub.Place, error) {
-	return list(ctx, s, record.TwinPlace, selectUnindexed, record.Limit(limit))
+	return list(ctx, s, record.Place, selectUnindexed, record.Limit(limit))
 }
 
 // About implements hub.Finder.

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/hub"
 )
@@ -283,4 +285,41 @@ var finderRules = []rule{
 		noError(t, err)
 		same(t, len(known), 0)
 	}},
+}
+
+// TwinsAreIndexed checks that twins are found by what they have once they are
+// indexed, and that the index is not believed before. forget makes of all devices
+// what an older program would have written, which knew no modules.
+func TwinsAreIndexed(t *testing.T, s Store, forget func()) {
+	t.Helper()
+	service := hub.New(hub.Config{Registry: s, Stream: s, Queues: s, Presences: s, Policies: s, Now: func() time.Time { return epoch }, Random: rand.Reader})
+	for i := range 40 {
+		id := device.ID(fmt.Sprintf("device-%02d", i))
+		putPlain(t, s, hub.Place{Hub: "hub-1", ID: id}, fmt.Sprintf(`{"n":%d}`, i))
+		putPlain(t, s, hub.Place{Hub: "hub-1", ID: id, Module: "m"}, fmt.Sprintf(`{"n":%d}`, i))
+	}
+	found := func(when string) {
+		t.Helper()
+		operator := access.Caller{Policy: "iothubowner", Rights: access.AllHub}
+		for from, want := range map[string]string{"devices": "device-07", "devices.modules": "device-07/m"} {
+			page, err := service.Query(t.Context(), operator, "hub-1", "SELECT * FROM "+from+" WHERE tags.n = 7", 10, "")
+			noError(t, err)
+			if len(page.Twins) != 1 || page.Twins[0].Identity.String() != want {
+				t.Errorf("%s: %v of %s", when, page.Twins, from)
+			}
+		}
+	}
+	found("written here")
+	forget()
+	at, err := s.UnindexedTwins(t.Context(), 100)
+	noError(t, err)
+	same(t, len(at), 40)
+	found("written before")
+	noError(t, service.IndexTwins(t.Context()))
+	at, err = s.UnindexedTwins(t.Context(), 100)
+	noError(t, err)
+	same(t, len(at), 0)
+	d, twin := plain(hub.Place{Hub: "hub-1", ID: "device-07"}, `{"n":7}`)
+	same(t, entriesOf(t, s, indexed(d, twin)[0]), "device-07")
+	found("indexed")
 }

@@ -124,11 +124,6 @@ func TwinEntry(r *Row) (hub.TwinEntry, error) {
 	return hub.TwinEntry{Value: r.Blob(), ID: device.ID(r.Text()), Module: device.ID(r.Text())}, nil
 }
 
-// TwinPlace reads the columns of the place of a device or a module.
-func TwinPlace(r *Row) (hub.Place, error) {
-	return hub.Place{Hub: r.Text(), ID: device.ID(r.Text()), Module: device.ID(r.Text())}, nil
-}
-
 // HomeValues returns the row of d and its twin, which is nil for none, at the
 // place where old was. Keys that did not change stay sealed as they are. It
 // refuses a d of another place: a change cannot rename a device.
