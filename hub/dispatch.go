@@ -46,7 +46,10 @@ type StreamReader interface {
 
 // A DispatcherConfig is what a Dispatcher is made of. All members are required.
 type DispatcherConfig struct {
-	Name      string // which no other process has
+	Name string // which no other process has
+	// Alone says that no other process uses the store: leases that are there when Run
+	// begins are of one that died.
+	Alone     bool
 	Stream    StreamReader
 	Routing   RoutingStore
 	Positions Positions
@@ -112,6 +115,11 @@ type runner struct {
 
 // Run works for the routes until ctx ends and returns when all work has stopped.
 func (d *Dispatcher) Run(ctx context.Context) {
+	if d.Alone {
+		if err := d.inherit(ctx); err != nil && ctx.Err() == nil {
+			d.Fault(fmt.Errorf("taking over who read before: %w", err))
+		}
+	}
 	runners := map[Reader]*runner{}
 	defer func() {
 		for _, r := range runners {
@@ -135,6 +143,31 @@ func (d *Dispatcher) Run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// inherit frees the leases of a process that died.
+func (d *Dispatcher) inherit(ctx context.Context) error {
+	all, err := d.Positions.Positions(ctx, "")
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		if p.Owner == "" {
+			continue
+		}
+		err := d.Positions.ChangePosition(ctx, p.Reader, func(old *Position) (*Position, error) {
+			if old == nil || old.Owner != p.Owner {
+				return old, nil
+			}
+			next := *old
+			next.Owner, next.Lease = "", time.Time{}
+			return &next, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // follow starts and stops runners as the routes say now.

@@ -63,9 +63,9 @@ type Positions interface {
 // by less than leaseTime-renewAfter-deliverTime: who delivers for a lease has
 // renewed it lately, and gives up well before it is over.
 const (
-	leaseTime   = 40 * time.Second
-	renewAfter  = 10 * time.Second
-	deliverTime = 20 * time.Second
+	leaseTime   = 30 * time.Second
+	renewAfter  = 8 * time.Second
+	deliverTime = 15 * time.Second
 )
 
 var (

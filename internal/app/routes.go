@@ -13,7 +13,7 @@ import (
 // that there are stand here.
 func (s *Server) newDispatcher(service *hub.Service) *hub.Dispatcher {
 	return hub.NewDispatcher(hub.DispatcherConfig{
-		Name: rand.Text(), Stream: s.store, Routing: s.store, Positions: s.store,
+		Name: rand.Text(), Alone: s.config.Store.PostgresDSNFile == "", Stream: s.store, Routing: s.store, Positions: s.store,
 		Kinds: map[string]hub.SinkKind{
 			webhook.Kind:   webhook.New(s.config.clock()),
 			jetstream.Kind: jetstream.New(),
