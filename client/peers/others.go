@@ -69,8 +69,9 @@ func (p *Peers) hear(frame []byte, now time.Time) (message, identity, error) {
 		p.config.Logger.Info("another server is there", "peer", h.from.String())
 		p.others[h.from] = o
 	}
-	o.last, o.heard, o.gone = h.number, now, m.kind == leaving
-	if o.gone {
+	o.left = m.kind == leaving
+	o.last, o.heard, o.gone = h.number, now, o.left
+	if o.left {
 		p.config.Logger.Info("another server has left", "peer", h.from.String())
 		p.abandonLocked(h.from)
 	}
@@ -137,4 +138,19 @@ func (p *Peers) presentLocked() map[identity]bool {
 		}
 	}
 	return there
+}
+
+// blind reports whether there may be servers that this one does not hear.
+func (p *Peers) blind() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.connected.IsZero() || len(p.presentLocked()) == 0 {
+		return true
+	}
+	for _, o := range p.others {
+		if o.gone && !o.left {
+			return true
+		}
+	}
+	return false
 }

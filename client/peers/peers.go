@@ -37,8 +37,8 @@ const (
 	// know who else is there.
 	answerWithin = time.Second
 	settleWithin = time.Second
-	// blindCheck is how often a server that hears nobody compares its devices with
-	// the database.
+	// blindCheck is how often a server that hears nobody, or not everybody, compares
+	// its devices with the database.
 	blindCheck = time.Minute
 	// checkPause is between two checks, and checkAgain when the first one failed.
 	checkPause = time.Second
@@ -117,7 +117,8 @@ type other struct {
 	aead  cipher.AEAD
 	last  uint64    // the number of its last message to all
 	heard time.Time // when that was
-	gone  bool
+	gone  bool      // it is not heard any more
+	left  bool      // as it said it would
 }
 
 // Health is how a server and the others hear of each other.
@@ -250,7 +251,7 @@ func (p *Peers) Run(ctx context.Context) {
 			p.tell(message{kind: alive})
 			p.missing(time.Now())
 		case <-blind.C:
-			if !p.conn.IsConnected() {
+			if p.blind() {
 				p.lost()
 			}
 		}

@@ -149,7 +149,10 @@ type labels map[string]bool
 // by the names of the series.
 func tell(t *testing.T) map[string]labels {
 	t.Helper()
-	n := newTenant(t, func(c *Config) { c.Metrics.Listen, c.MQTT.Listen = "127.0.0.1:0", "127.0.0.1:0" })
+	n := newTenant(t, func(c *Config) {
+		c.Metrics.Listen, c.MQTT.Listen = "127.0.0.1:0", "127.0.0.1:0"
+		c.NATS.URL = "nats://127.0.0.1:1" // where there is none, which is no reason not to serve
+	})
 	linkFar(t, n.server, device.IDScope(n.config.IDScope))
 	if err := n.enroll("pump-7", dpsjson.CustomAllocationDefinition{Expression: `"hub-1.example"`}); err != nil {
 		t.Fatal(err)
