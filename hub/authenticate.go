@@ -202,12 +202,15 @@ func (a Attempt) judgeStatus(v *attest.Verdict) {
 	}
 }
 
-func (a Attempt) covered(resource string) bool {
+func (a Attempt) covered(resource string) bool { return a.Host.covers(resource, a.path()) }
+
+// path is what a token has to be for, behind the hub's name.
+func (a Attempt) path() string {
 	path := "/devices/" + string(a.At.ID)
 	if a.At.Module != "" {
 		path += "/modules/" + string(a.At.Module)
 	}
-	return a.Host.covers(resource, path)
+	return path
 }
 
 func denied(code errs.Code, format string, args ...any) *errs.Error {
@@ -228,8 +231,9 @@ type Sender struct {
 }
 
 // Authenticate lets a device in, or one of its modules where module is not empty,
-// or says why not: the error's cause is the decision's last finding.
-func (s *Service) Authenticate(ctx context.Context, h Host, id, module device.ID, credential attest.Credential) (Sender, error) {
+// or says why not: the error's cause is the decision's last finding, and all of it is
+// among the [Service.Refusals].
+func (s *Service) Authenticate(ctx context.Context, h Host, id, module device.ID, credential attest.Credential, by Approach) (Sender, error) {
 	at := Place{Hub: h.Name, ID: id, Module: module}
 	d, err := s.identityAt(ctx, at)
 	if err != nil && errs.KindOf(err) != errs.NotFound {
@@ -254,6 +258,7 @@ func (s *Service) Authenticate(ctx context.Context, h Host, id, module device.ID
 	}
 	v := AuthenticateDevice(a)
 	if !v.Accepted() {
+		s.refusals.add(a.refused(by, v))
 		last := v.Findings[len(v.Findings)-1]
 		return Sender{}, v.Refusal.WithCause(fmt.Errorf("%s: %s", last.Check, last.Detail))
 	}

@@ -266,17 +266,17 @@ func TestAuthenticate(t *testing.T) {
 		{"d1", attest.Credential{Token: token(t, 3, host, later, "device")}, `{"scope":"hub","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}`},
 		{"d2", attest.Credential{Chain: []*x509.Certificate{cert}}, `{"scope":"device","type":"x509","issuer":"iothub","acceptingIpFilterRule":null}`},
 	} {
-		from, err := s.Authenticate(t.Context(), testHost, c.id, "", c.credential)
+		from, err := s.Authenticate(t.Context(), testHost, c.id, "", c.credential, hub.Approach{})
 		if err != nil || from.ID != c.id || from.Hub != host || from.GenerationID == "" || from.Method != c.method {
 			t.Errorf("%+v, %v", from, err)
 		}
 	}
-	_, err := s.Authenticate(t.Context(), testHost, "d1", "", attest.Credential{Chain: []*x509.Certificate{cert}})
+	_, err := s.Authenticate(t.Context(), testHost, "d1", "", attest.Credential{Chain: []*x509.Certificate{cert}}, hub.Approach{})
 	if errs.KindOf(err) != errs.Denied || !strings.Contains(err.Error(), "the device's type is sas") ||
 		strings.Contains(errs.Public(err).Message, "type") {
 		t.Errorf("the log reads %q, the stranger %q", err, errs.Public(err).Message)
 	}
-	if _, err := s.Authenticate(t.Context(), testHost, "d3", "", attest.Credential{Token: token(t, 1, host, later, "")}); errs.KindOf(err) != errs.Denied {
+	if _, err := s.Authenticate(t.Context(), testHost, "d3", "", attest.Credential{Token: token(t, 1, host, later, "")}, hub.Approach{}); errs.KindOf(err) != errs.Denied {
 		t.Errorf("an unknown device: %v", err)
 	}
 }

@@ -249,11 +249,11 @@ func TestAuthoritiesOfAnotherHubVouchForNobody(t *testing.T) {
 	if _, err := s.PutDevice(t.Context(), owner, placed("d1", ""), hub.DeviceSpec{Auth: hub.Authentication{Type: hub.AuthCertificateAuthority}}, nil); err != nil {
 		t.Fatal(err)
 	}
-	from, err := s.Authenticate(t.Context(), testHost, "d1", "", attest.Credential{Chain: chainOf(ours.issue(t, "d1", nil))})
+	from, err := s.Authenticate(t.Context(), testHost, "d1", "", attest.Credential{Chain: chainOf(ours.issue(t, "d1", nil))}, hub.Approach{})
 	if err != nil || from.Method != `{"scope":"device","type":"x509","issuer":"iothub","acceptingIpFilterRule":null}` {
 		t.Errorf("ours: %+v, %v", from, err)
 	}
-	if _, err := s.Authenticate(t.Context(), testHost, "d1", "", attest.Credential{Chain: chainOf(theirs.issue(t, "d1", nil), theirs)}); errs.KindOf(err) != errs.Denied {
+	if _, err := s.Authenticate(t.Context(), testHost, "d1", "", attest.Credential{Chain: chainOf(theirs.issue(t, "d1", nil), theirs)}, hub.Approach{}); errs.KindOf(err) != errs.Denied {
 		t.Errorf("another hub's: %v", err)
 	}
 }

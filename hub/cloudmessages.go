@@ -197,7 +197,7 @@ func (s *Service) Deliver(ctx context.Context, from Sender, after uint64) (*Clou
 }
 
 func (s *Service) take(ctx context.Context, from Sender, choose func(*queue) *CloudMessage) (*CloudMessage, error) {
-	s.active(from)
+	s.active(from, s.now())
 	at := from.Place
 	for {
 		// Most queues are empty most of the time, and to see that takes no write.

@@ -13,7 +13,7 @@ import (
 // DeviceTwin returns the twin of a device that asks for its own: what it may see
 // are the desired and reported properties with their versions.
 func (s *Service) DeviceTwin(ctx context.Context, from Sender) (*Twin, error) {
-	s.active(from)
+	s.active(from, s.now())
 	d, err := s.identityAt(ctx, from.Place)
 	if err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func (s *Service) PatchReported(ctx context.Context, from Sender, patch json.Raw
 	if !bytes.HasPrefix(bytes.TrimLeft(patch, " \t\r\n"), []byte("{")) {
 		return 0, invalid("properties.reported is not a JSON object")
 	}
-	s.active(from)
+	s.active(from, s.now())
 	var now int64
 	var before, after *Twin
 	err := s.registry.Change(ctx, from.Place, func(d *Identity, t *Twin) (*Identity, *Twin, error) {

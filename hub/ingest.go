@@ -58,8 +58,8 @@ func (s *Service) received(from Sender, messages []Message) ([]*Message, error) 
 	if len(messages) > MaxBatch {
 		return nil, errs.New(errs.TooLarge, errs.CodeMessageTooLarge, "the batch has %d messages; %d are allowed", len(messages), MaxBatch)
 	}
-	s.active(from)
 	now, size := s.now(), 0
+	s.active(from, now)
 	kept := make([]*Message, len(messages))
 	for i, m := range messages {
 		if size += m.size(); size > MaxMessageSize {

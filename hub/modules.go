@@ -55,11 +55,11 @@ func Operator(caller access.Caller) Actor { return Actor{caller: caller} }
 // AuthenticateOwner lets a device in by credentials of its own, to read and change
 // its own modules and nothing else. The token of a policy is not one of them: its
 // rights are for [Operator].
-func (s *Service) AuthenticateOwner(ctx context.Context, h Host, id device.ID, credential attest.Credential) (Actor, error) {
+func (s *Service) AuthenticateOwner(ctx context.Context, h Host, id device.ID, credential attest.Credential, by Approach) (Actor, error) {
 	if err := ownCredential(credential); err != nil {
 		return Actor{}, err
 	}
-	from, err := s.Authenticate(ctx, h, id, "", credential)
+	from, err := s.Authenticate(ctx, h, id, "", credential, by)
 	return Actor{device: from.Place}, err
 }
 

@@ -223,7 +223,7 @@ func TestWhoManagesModules(t *testing.T) {
 	putModule(t, s, "d1", "m1")
 	putModule(t, s, "d2", "m1")
 	later := t0.Add(time.Hour)
-	self, err := s.AuthenticateOwner(ctx, testHost, "d1", attest.Credential{Token: token(t, 1, strings.ToLower(host+"/devices/d1"), later, "")})
+	self, err := s.AuthenticateOwner(ctx, testHost, "d1", attest.Credential{Token: token(t, 1, strings.ToLower(host+"/devices/d1"), later, "")}, hub.Approach{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +271,7 @@ func TestWhoManagesModules(t *testing.T) {
 		"another device's": {Token: token(t, 7, host+"/devices/d2", later, "")},
 		"nothing":          {},
 	} {
-		if by, err := s.AuthenticateOwner(ctx, testHost, "d1", credential); errs.KindOf(err) != errs.Denied || by != (hub.Actor{}) {
+		if by, err := s.AuthenticateOwner(ctx, testHost, "d1", credential, hub.Approach{}); errs.KindOf(err) != errs.Denied || by != (hub.Actor{}) {
 			t.Errorf("%s: %+v, %v", name, by, err)
 		}
 	}

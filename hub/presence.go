@@ -127,9 +127,8 @@ func (w *notices) take() []Notice {
 	return batch
 }
 
-// active notes that a sender did something.
-func (s *Service) active(from Sender) {
-	now := s.now()
+// active notes that a sender did something just now.
+func (s *Service) active(from Sender, now time.Time) {
 	if from.activity == nil {
 		return // nobody who proved himself here
 	}

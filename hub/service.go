@@ -41,6 +41,7 @@ type Service struct {
 	notices        notices
 	configurations Configurations
 	deploying      deploying
+	refusals       refusals
 	policies       access.Policies
 	authorities    Authorities
 	peers          Peers

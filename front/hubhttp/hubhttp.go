@@ -50,6 +50,9 @@ func New(c Config) http.Handler {
 		Routes: []rest.Route{
 			{Method: http.MethodGet, Pattern: "/devices", Serve: a.ofHub("/devices", a.listDevices)},
 			{Method: http.MethodPost, Pattern: queryPath, Serve: a.ofHub(queryPath, a.postQuery)},
+			{Method: http.MethodPost, Pattern: "/devices", Serve: a.ofHub("/devices", a.postDevices)},
+			{Method: http.MethodPost, Pattern: "/devices/keys/regenerate", Serve: a.ofHub("/devices", a.postRegenerateKeys)},
+			{Method: http.MethodGet, Pattern: "/statistics/service", Serve: a.ofHub("/statistics/service", a.serviceStatistics)},
 			{Method: http.MethodGet, Pattern: "/statistics/devices", Serve: a.ofHub("/statistics/devices", a.statistics)},
 			{Method: http.MethodGet, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.getDevice)},
 			{Method: http.MethodPut, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.putDevice)},
@@ -204,7 +207,7 @@ func (a api) actor(serve func(http.ResponseWriter, *rest.Request, hub.Actor, tar
 				return err
 			}
 			by = hub.Operator(caller)
-		} else if by, err = a.Service.AuthenticateOwner(r.Context(), to.hub, to.id, credential); err != nil {
+		} else if by, err = a.Service.AuthenticateOwner(r.Context(), to.hub, to.id, credential, approach(r)); err != nil {
 			return err
 		}
 		return serve(w, r, by, to)
@@ -222,7 +225,12 @@ func (a api) sender(r *rest.Request) (hub.Sender, error) {
 	if err != nil {
 		return hub.Sender{}, err
 	}
-	return a.Service.Authenticate(r.Context(), to.hub, to.id, to.module, credential)
+	return a.Service.Authenticate(r.Context(), to.hub, to.id, to.module, credential, approach(r))
+}
+
+// approach says how a request came.
+func approach(r *rest.Request) hub.Approach {
+	return hub.Approach{Wire: "https", Remote: r.RemoteAddr, TrackingID: r.TrackingID}
 }
 
 // credentialOf returns what a device showed.
@@ -243,10 +251,16 @@ func ifMatch(r *rest.Request) hub.Precondition {
 	if value == "" {
 		return nil
 	}
-	if len(value) > 1 && strings.HasPrefix(value, `"`) && strings.HasSuffix(value, `"`) {
-		value = value[1 : len(value)-1]
-	}
+	value = unquoted(value)
 	return func(etag string) bool { return value == "*" || value == etag }
+}
+
+// unquoted returns an entity tag without the quotes that it may have.
+func unquoted(etag string) string {
+	if len(etag) > 1 && strings.HasPrefix(etag, `"`) && strings.HasSuffix(etag, `"`) {
+		return etag[1 : len(etag)-1]
+	}
+	return etag
 }
 
 func invalid(format string, args ...any) *errs.Error {

@@ -258,6 +258,9 @@ var operations = []struct {
 	{"GET", "/devices/d1", "", access.RegistryRead},
 	{"GET", "/devices", "", access.RegistryRead},
 	{"GET", "/statistics/devices", "", access.RegistryRead},
+	{"GET", "/statistics/service", "", access.RegistryRead},
+	{"POST", "/devices", "[]", access.RegistryWrite},
+	{"POST", "/devices/keys/regenerate", `{"policyKey":"both"}`, access.RegistryWrite},
 	{"PUT", "/devices/d1", "{}", access.RegistryWrite},
 	{"DELETE", "/devices/d1", "", access.RegistryWrite},
 	{"GET", "/devices/d1/modules", "", access.RegistryRead},
@@ -344,7 +347,7 @@ func TestAudiences(t *testing.T) {
 			t.Fatal(err)
 		}
 		h, _ := hosts{}.Hub(host)
-		_, err = s.service.Authenticate(t.Context(), h, module.ID, module.Module, attest.Credential{Token: &signed})
+		_, err = s.service.Authenticate(t.Context(), h, module.ID, module.Module, attest.Credential{Token: &signed}, hub.Approach{})
 		if (err == nil) != c.modules {
 			t.Errorf("a module's for %q: %v", c.resource, err)
 		}

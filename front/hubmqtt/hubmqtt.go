@@ -85,42 +85,42 @@ func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, c
 		return nil, mqtt.ServerUnavailable, errs.New(errs.Busy, 0, "the address is over its rate limit")
 	}
 	host, ok := f.Hubs.Hub(hub.HostName(u.Host))
-	switch {
-	case !ok:
+	if !ok {
 		return nil, mqtt.NotAuthorized, fmt.Errorf("there is no hub %q", u.Host)
-	case u.ModuleID == "" && connect.ClientID != u.DeviceID:
-		return nil, mqtt.IdentifierRejected, errors.New("the client identifier is not the device ID of the user name")
-	case u.ModuleID != "" && connect.ClientID != u.DeviceID+"/"+u.ModuleID:
-		return nil, mqtt.IdentifierRejected, errors.New("the client identifier is not the device ID and the module ID of the user name, with a slash between them")
 	}
-	id, err := device.ParseID(u.DeviceID)
+	at, err := placeOf(host, u)
 	if err != nil {
-		return nil, mqtt.IdentifierRejected, fmt.Errorf("the device ID: %w", err)
+		return nil, mqtt.IdentifierRejected, err
 	}
-	var module device.ID
-	if u.ModuleID != "" {
-		if module, err = device.ParseID(u.ModuleID); err != nil {
-			return nil, mqtt.IdentifierRejected, fmt.Errorf("the module ID: %w", err)
-		}
+	by := hub.Approach{Wire: "mqtt", Remote: p.Address}
+	if by.TrackingID, err = errs.NewTrackingID(f.Random); err != nil {
+		return nil, mqtt.ServerUnavailable, err
+	}
+	refuse := func(code mqtt.ReturnCode, check, why string) (*session, mqtt.ReturnCode, error) {
+		f.Service.Refuse(by, at, check, why)
+		return nil, code, fmt.Errorf("%s: %s", check, why)
+	}
+	if connect.ClientID != at.String() {
+		return refuse(mqtt.IdentifierRejected, "client identifier", fmt.Sprintf("it is %.200q, which is not %q as in the user name", connect.ClientID, at))
 	}
 	credential := attest.Credential{Chain: p.Chain}
 	if len(connect.Password) > 0 {
 		token, err := sas.Parse(string(connect.Password))
 		if err != nil {
-			return nil, mqtt.BadUserNameOrPassword, fmt.Errorf("the password is not a SAS token: %w", err)
+			return refuse(mqtt.BadUserNameOrPassword, "password", "it is not a SAS token: "+err.Error())
 		}
 		credential.Token = &token
 	}
-	from, err := f.Service.Authenticate(ctx, host, id, module, credential)
+	if connect.Will != nil {
+		if r, err := hubtopic.ParseRequest(connect.Will.Topic); err != nil || r.Operation != hubtopic.Telemetry || !owns(at, r) {
+			return refuse(mqtt.NotAuthorized, "will", "it is for another topic than that of the device's own telemetry")
+		}
+	}
+	from, err := f.Service.Authenticate(ctx, host, at.ID, at.Module, credential, by)
 	if err != nil {
 		return nil, refusal(err), err
 	}
 	s := &session{Front: f, conn: conn, peer: p, from: from}
-	if connect.Will != nil {
-		if r, err := hubtopic.ParseRequest(connect.Will.Topic); err != nil || r.Operation != hubtopic.Telemetry || !s.own(r) {
-			return nil, mqtt.NotAuthorized, errors.New("the will is for another topic than that of the device's own telemetry")
-		}
-	}
 	if credential.Token != nil {
 		s.expiry = time.AfterFunc(credential.Token.Expiry.Sub(f.Now())+tokenGrace, func() { conn.Close(errors.New("the token has expired")) })
 	}
@@ -136,6 +136,20 @@ func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, c
 	s.detach = f.Service.Attach(ctx, s.from, s)
 	s.Queued()
 	return s, mqtt.Accepted, nil
+}
+
+// placeOf is who a user name says is connecting.
+func placeOf(host hub.Host, u hubtopic.Username) (at hub.Place, err error) {
+	at.Hub = host.Name
+	if at.ID, err = device.ParseID(u.DeviceID); err != nil {
+		return at, fmt.Errorf("the device ID: %w", err)
+	}
+	if u.ModuleID != "" {
+		if at.Module, err = device.ParseID(u.ModuleID); err != nil {
+			return at, fmt.Errorf("the module ID: %w", err)
+		}
+	}
+	return at, nil
 }
 
 // refusal is the code for a device that is not let in. Clients go on trying after
@@ -168,9 +182,9 @@ type session struct {
 	handing handing
 }
 
-// own reports whether what a topic names is who is connected.
-func (s *session) own(r hubtopic.Request) bool {
-	return r.DeviceID == string(s.from.ID) && r.ModuleID == string(s.from.Module)
+// owns reports whether a topic names what is at a place.
+func owns(at hub.Place, r hubtopic.Request) bool {
+	return r.DeviceID == string(at.ID) && r.ModuleID == string(at.Module)
 }
 
 // resume grants a client that wants its session kept what it may have subscribed
@@ -319,7 +333,7 @@ func message(r hubtopic.Request, body []byte, retain bool) hub.Message {
 }
 
 func (s *session) telemetry(ctx context.Context, r hubtopic.Request, p *mqtt.Publish, accepted func()) error {
-	if !s.own(r) {
+	if !owns(s.from.Place, r) {
 		return errors.New("a message in the name of another device or module")
 	}
 	began := s.Now()
