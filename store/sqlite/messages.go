@@ -43,7 +43,22 @@ func (s *Store) Trim(ctx context.Context, keep hub.Retention) (removed int, err 
 	if s.together(ctx) != nil {
 		return 0, record.NoMessagesTogether()
 	}
-	return s.stream.Trim(ctx, keep)
+	if removed, err = s.stream.Trim(ctx, keep); err != nil {
+		return removed, err
+	}
+	return removed, s.noteLast(ctx)
+}
+
+// noteLast has the database know how far the stream is, so that files which are
+// lost are missed.
+func (s *Store) noteLast(ctx context.Context) error {
+	last := int64(s.stream.Last())
+	if s.noted.Swap(last) == last {
+		return nil
+	}
+	return s.write(ctx, func(t *tx) error {
+		return t.exec("UPDATE message_trimmed SET sequence = ? WHERE sequence < ?", last, last)
+	})
 }
 
 // StreamSize returns how many bytes the files of messages have, and how many
@@ -81,6 +96,10 @@ func (s *Store) openStream(ctx context.Context, path string) error {
 	}
 	if s.stream, err = segment.Open(dir, first); err != nil {
 		return err
+	}
+	if moved && s.stream.Last() < newest {
+		return fmt.Errorf("its newest messages are missing: %s ends with number %d, and went to %d; restore a backup, or give up all messages with: mv %s %s.old && mkdir -m 700 %s",
+			dir, s.stream.Last(), newest, dir, dir, dir)
 	}
 	if moved && old == 0 {
 		return nil

@@ -62,10 +62,10 @@ func copyStream(t *testing.T, s *Snapshot, to string) {
 	}
 }
 
-// writeMessages appends as fast as the disk takes it until ctx ends, and counts
+// writeMessages appends a message for each thing that comes from more, and counts
 // what was acknowledged.
-func writeMessages(ctx context.Context, t *testing.T, s *Store, acknowledged *atomic.Int64) {
-	for ctx.Err() == nil {
+func writeMessages(t *testing.T, s *Store, more <-chan struct{}, acknowledged *atomic.Int64) {
+	for range more {
 		err := s.Append(context.Background(), []*hub.Message{{Hub: "hub-1", DeviceID: "d", Enqueued: time.Now(), Body: make([]byte, 3000)}})
 		if err != nil {
 			t.Error(err)
@@ -84,15 +84,19 @@ func TestASnapshotUnderLoadIsWholeAndLacksNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	ctx, stop := context.WithCancel(t.Context())
 	var load sync.WaitGroup
 	var acknowledged atomic.Int64
+	more := make(chan struct{}, 1000) // which they have not had when the snapshot is begun
 	for range 4 {
-		load.Go(func() { writeMessages(ctx, t, s, &acknowledged) })
+		load.Go(func() { writeMessages(t, s, more, &acknowledged) })
 	}
-	for round := range 8 {
-		for goal := int64(round+1) * 200; acknowledged.Load() < goal && !t.Failed(); {
-			if err := s.Wait(ctx, uint64(acknowledged.Load())); err != nil {
+	for range 8 {
+		goal := acknowledged.Load() + 200
+		for len(more) < cap(more) {
+			more <- struct{}{}
+		}
+		for acknowledged.Load() < goal && !t.Failed() {
+			if err := s.Wait(t.Context(), uint64(acknowledged.Load())); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -114,7 +118,7 @@ func TestASnapshotUnderLoadIsWholeAndLacksNothing(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	stop()
+	close(more)
 	load.Wait()
 }
 

@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/attest"
@@ -63,6 +64,7 @@ type Store struct {
 	queue   chan *write   // closed by Close
 	written chan struct{} // closed when runWriter has returned
 	stream  *segment.Log  // the messages
+	noted   atomic.Int64  // the number of a message of which the database knows
 
 	readers chan *conn // the idle ones
 
