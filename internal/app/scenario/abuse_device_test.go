@@ -277,10 +277,14 @@ func (s *siege) fightFor(d time.Duration) string {
 	return fmt.Sprintf("%d connections in %v, each the end of the one before; %d ended before they were answered", let.Load(), d, busy.Load())
 }
 
-// sendFor sends without end, and reads no acknowledgement.
+// sendFor has devices send without end, and read no acknowledgement, while an
+// honest one sends, too.
 func (s *siege) sendFor(d time.Duration) string {
-	var sent, ended atomic.Int64
+	var sent atomic.Int64
 	var wg sync.WaitGroup
+	honest := s.settled("3-1")
+	bystander := s.entered(honest)
+	defer bystander.Close()
 	end := time.Now().Add(d)
 	for i, size := range []int{0, 64 << 10, 255 << 10} {
 		u := s.settled(fmt.Sprintf("%d-1", i))
@@ -294,17 +298,27 @@ func (s *siege) sendFor(d time.Duration) string {
 			c.SetDeadline(end)
 			for time.Now().Before(end) {
 				if _, err := c.Write(message); err != nil {
-					if !timedOut(err) {
-						ended.Add(1)
-					}
 					return
 				}
-				sent.Add(1)
+				sent.Add(int64(len(message)))
 			}
 		})
 	}
+	var slowest time.Duration
+	acknowledged := 0
+	for ; time.Now().Before(end); acknowledged++ {
+		began := time.Now()
+		if err := bystander.publish(hubtopic.Events(honest.id, nil), []byte("21.5")); err != nil {
+			s.t.Fatalf("an honest device: %v", err)
+		}
+		slowest = max(slowest, time.Since(began))
+	}
 	wg.Wait()
-	return fmt.Sprintf("%d messages in %v are taken as fast as they can be kept, and of %d of three devices the end was reached", sent.Load(), d, ended.Load())
+	if slowest > patience {
+		s.t.Errorf("an honest device waited %v for an acknowledgement", slowest)
+	}
+	return fmt.Sprintf("%d MiB of messages are taken in %v, as fast as they can be kept; an honest device had %d acknowledged, the slowest after %v",
+		sent.Load()>>20, d, acknowledged, slowest.Round(time.Millisecond))
 }
 
 // hoards has messages and changes sent to it, reads neither and acknowledges
