@@ -74,6 +74,15 @@ func (s *Service) Statistics(ctx context.Context, caller access.Caller, hub stri
 	return counted, nil
 }
 
+// ServiceStatistics counts the devices of a hub that are connected, to whichever
+// server, as it was about a second ago. It takes RegistryRead.
+func (s *Service) ServiceStatistics(ctx context.Context, caller access.Caller, hub string) (connected int, err error) {
+	if err := caller.Require(access.RegistryRead); err != nil {
+		return 0, err
+	}
+	return s.CountConnected(ctx, hub)
+}
+
 // PutDevice creates an identity, when there is no precondition, or replaces
 // what the operator may say about an existing one, when its entity tag
 // satisfies the precondition. It takes RegistryWrite.
@@ -158,9 +167,11 @@ func (s *Service) putDevice(ctx context.Context, at Place, spec DeviceSpec, allo
 		return nil, err
 	}
 	if put.Disabled {
-		if err := s.cutAll(ctx, at, NewsDisabled); err != nil {
+		places, err := s.withModules(ctx, at)
+		if err != nil {
 			return nil, err
 		}
+		committed(ctx, func() { s.cutAll(places, NewsDisabled) })
 	}
 	committed(ctx, func() {
 		s.identityChanged(before, put, with)
@@ -185,12 +196,13 @@ func (s *Service) Delete(ctx context.Context, caller access.Caller, at Place, if
 
 // delete removes an identity in the transaction of ctx.
 func (s *Service) delete(ctx context.Context, at Place, allowed rule) error {
-	if err := s.cutAll(ctx, at, NewsDeleted); err != nil {
+	places, err := s.withModules(ctx, at)
+	if err != nil {
 		return err
 	}
 	var was *Identity
 	var with *Twin
-	err := s.registry.Change(ctx, at, func(old *Identity, twin *Twin) (*Identity, *Twin, error) {
+	err = s.registry.Change(ctx, at, func(old *Identity, twin *Twin) (*Identity, *Twin, error) {
 		was, with = old, twin
 		if err := allowed(at, old); err != nil {
 			return nil, nil, err
@@ -203,29 +215,34 @@ func (s *Service) delete(ctx context.Context, at Place, allowed rule) error {
 	if err != nil {
 		return err
 	}
-	committed(ctx, func() { s.identityChanged(was, nil, with) })
+	committed(ctx, func() {
+		s.cutAll(places, NewsDeleted)
+		s.identityChanged(was, nil, with)
+	})
 	return nil
 }
 
-// cutAll ends, once the transaction of ctx is committed, the connection of what is
-// at a place, and with a device those of its modules.
-func (s *Service) cutAll(ctx context.Context, at Place, kind NewsKind) error {
+// withModules returns a place, and with a device those of its modules.
+func (s *Service) withModules(ctx context.Context, at Place) ([]Place, error) {
 	places := []Place{at}
-	if at.Module == "" {
-		modules, err := s.registry.Modules(ctx, at.Hub, at.ID)
-		if err != nil {
-			return fmt.Errorf("reading the modules of %q: %w", at, err)
-		}
-		for _, m := range modules {
-			places = append(places, m.Place)
-		}
+	if at.Module != "" {
+		return places, nil
 	}
-	committed(ctx, func() {
-		for _, place := range places {
-			s.cut(place, kind)
-		}
-	})
-	return nil
+	modules, err := s.registry.Modules(ctx, at.Hub, at.ID)
+	if err != nil {
+		return nil, fmt.Errorf("reading the modules of %q: %w", at, err)
+	}
+	for _, m := range modules {
+		places = append(places, m.Place)
+	}
+	return places, nil
+}
+
+// cutAll ends the connections of what is at places.
+func (s *Service) cutAll(places []Place, kind NewsKind) {
+	for _, at := range places {
+		s.cut(at, kind)
+	}
 }
 
 // together makes one commit of what do writes, and has what is to happen after it

@@ -31,13 +31,7 @@ func (t *Twin) ETag() string {
 // twin with an error of kind errs.Invalid, and one that changes nothing with
 // the twin as it is: neither versions nor the entity tag move.
 func (s *Service) PatchTwin(ctx context.Context, caller access.Caller, at Place, change TwinChange, ifMatch Precondition) (*Identity, *Twin, error) {
-	patch := func(section twin.Section, old, said json.RawMessage) (json.RawMessage, error) {
-		if said == nil {
-			return old, nil
-		}
-		return section.Merge(old, said)
-	}
-	return s.changeTwin(ctx, caller, at, updateTwin, change, ifMatch, patch)
+	return s.changeTwin(ctx, caller, at, updateTwin, change, ifMatch, mergeSaid)
 }
 
 // ReplaceTwin writes the change over the twin's tags and desired properties,
@@ -50,11 +44,27 @@ func (s *Service) ReplaceTwin(ctx context.Context, caller access.Caller, at Plac
 	return s.changeTwin(ctx, caller, at, replaceTwin, change, ifMatch, replace)
 }
 
-func (s *Service) changeTwin(ctx context.Context, caller access.Caller, at Place, operation string, change TwinChange, ifMatch Precondition,
-	apply func(section twin.Section, old, said json.RawMessage) (json.RawMessage, error)) (*Identity, *Twin, error) {
+// An applied is what becomes of a section of which something is said.
+type applied func(section twin.Section, old, said json.RawMessage) (json.RawMessage, error)
+
+// mergeSaid merges what is said of a section into it.
+func mergeSaid(section twin.Section, old, said json.RawMessage) (json.RawMessage, error) {
+	if said == nil {
+		return old, nil
+	}
+	return section.Merge(old, said)
+}
+
+func (s *Service) changeTwin(ctx context.Context, caller access.Caller, at Place, operation string, change TwinChange, ifMatch Precondition, apply applied) (*Identity, *Twin, error) {
 	if err := caller.Require(access.ServiceConnect); err != nil {
 		return nil, nil, err
 	}
+	return s.writeTwin(ctx, at, operation, change, ifMatch, apply)
+}
+
+// writeTwin writes a twin and tells of it. It is for no transaction: it waits for
+// others who write the same twin.
+func (s *Service) writeTwin(ctx context.Context, at Place, operation string, change TwinChange, ifMatch Precondition, apply applied) (*Identity, *Twin, error) {
 	turn := s.live.turn(at)
 	turn.Lock()
 	defer turn.Unlock()

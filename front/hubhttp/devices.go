@@ -127,16 +127,23 @@ func decodeDevice(body []byte, id device.ID) (hub.DeviceSpec, error) {
 	spec := hub.DeviceSpec{
 		StatusReason: sent.StatusReason, IoTEdge: sent.Capabilities.IoTEdge, DeviceScope: sent.DeviceScope, ParentScopes: sent.ParentScopes,
 	}
-	switch strings.ToLower(sent.Status) {
-	case "", "enabled":
-	case "disabled":
-		spec.Disabled = true
-	default:
-		return hub.DeviceSpec{}, invalid("status must be enabled or disabled")
-	}
 	var err error
+	if spec.Disabled, err = decodeStatus(sent.Status); err != nil {
+		return hub.DeviceSpec{}, err
+	}
 	spec.Auth, err = decodeAuthentication(sent.Authentication)
 	return spec, err
+}
+
+// decodeStatus reads a status; without one a device is enabled.
+func decodeStatus(status string) (disabled bool, err error) {
+	switch strings.ToLower(status) {
+	case "", "enabled":
+		return false, nil
+	case "disabled":
+		return true, nil
+	}
+	return false, invalid("status must be enabled or disabled")
 }
 
 func decodeAuthentication(sent authenticationJSON) (hub.Authentication, error) {
@@ -255,6 +262,17 @@ func (a api) statistics(w http.ResponseWriter, r *rest.Request, caller access.Ca
 		Enabled  int `json:"enabledDeviceCount"`
 		Disabled int `json:"disabledDeviceCount"`
 	}{counted.Total, counted.Total - counted.Disabled, counted.Disabled})
+}
+
+// serviceStatistics counts the devices that are connected, to whichever server.
+func (a api) serviceStatistics(w http.ResponseWriter, r *rest.Request, caller access.Caller, host string) error {
+	connected, err := a.Service.ServiceStatistics(r.Context(), caller, host)
+	if err != nil {
+		return err
+	}
+	return answerJSON(w, struct {
+		Connected int `json:"connectedDeviceCount"`
+	}{connected})
 }
 
 func (a api) answerDevice(w http.ResponseWriter, r *rest.Request, d *hub.Identity) error {

@@ -185,7 +185,7 @@ func TestIdentitiesThatAreRefused(t *testing.T) {
 	s.as("PUT", "/devices/d1", `"`+strings.Repeat("x", maxDevice)).want(t, "too long", 413, errs.CodeTooLarge)
 	s.as("GET", "/devices/d1?x=1", "").want(t, "no api-version", 400, errs.CodeInvalidProtocolVersion)
 	s.as("PATCH", "/devices/d1", `{}`).want(t, "another method", 405, errs.CodeMethodNotAllowed)
-	s.as("GET", "/statistics/service", "").want(t, "another path", 404, errs.CodeGenericNotFound)
+	s.as("GET", "/statistics/modules", "").want(t, "another path", 404, errs.CodeGenericNotFound)
 }
 
 func TestCallersThatAreRefused(t *testing.T) {
