@@ -23,7 +23,7 @@ import (
 	"github.com/berth-iot/berth/wire/sas"
 )
 
-var limits = machine.Limits{Packet: 1 << 17, Window: 4, Pending: 1 << 20, Connect: time.Minute, Write: time.Minute, Silence: time.Hour}
+var limits = machine.Limits{Packet: 1 << 17, Window: 4, WindowBytes: 1 << 20, Pending: 1 << 20, Connect: time.Minute, Write: time.Minute, Silence: time.Hour}
 
 // A registrar remembers what it was asked, and answers as it is told.
 type registrar struct {

@@ -28,7 +28,7 @@ import (
 const hubName = "hub.example"
 
 var (
-	limits = machine.Limits{Packet: 1 << 19, Window: 8, Pending: 1 << 20, Connect: 20 * time.Second, Write: 20 * time.Second, Silence: time.Minute}
+	limits = machine.Limits{Packet: 1 << 19, Window: 8, WindowBytes: 1 << 20, Pending: 1 << 20, Connect: 20 * time.Second, Write: 20 * time.Second, Silence: time.Minute}
 	owner  = access.Caller{Policy: "owner", Rights: access.AllHub}
 )
 

@@ -28,12 +28,13 @@ import (
 // longest topic: properties stand there. The silence is IoT Hub's: one and a half
 // times the longest keep-alive that it advises.
 var limits = machine.Limits{
-	Packet:  hub.MaxMessageSize + 64<<10,
-	Window:  64,
-	Pending: 1 << 20,
-	Connect: 30 * time.Second,
-	Write:   30 * time.Second,
-	Silence: 1767 * time.Second,
+	Packet:      hub.MaxMessageSize + 64<<10,
+	Window:      64,
+	WindowBytes: 1 << 20,
+	Pending:     1 << 20,
+	Connect:     30 * time.Second,
+	Write:       30 * time.Second,
+	Silence:     1767 * time.Second,
 }
 
 const (

@@ -21,11 +21,14 @@ import (
 
 // Limits bound one connection. All members are required.
 type Limits struct {
-	Packet  int           // the largest packet of the client, in bytes
-	Window  int           // the client's messages of QoS 1 that are not acknowledged yet, and the server's
-	Pending int           // bytes that wait for the client to read
-	Connect time.Duration // how long the CONNECT may take
-	Write   time.Duration // how long the client may leave what is written to it unread
+	Packet int // the largest packet of the client, in bytes
+	Window int // the client's messages that are not accepted yet, and the server's of QoS 1 that are not acknowledged
+	// WindowBytes is how many bytes the client's have, the last one aside: who sends
+	// large messages without end leaves room for others.
+	WindowBytes int
+	Pending     int           // bytes that wait for the client to read
+	Connect     time.Duration // how long the CONNECT may take
+	Write       time.Duration // how long the client may leave what is written to it unread
 	// Silence is the longest time without a packet: one and a half times the
 	// client's keep-alive counts where that is shorter.
 	Silence time.Duration
@@ -84,6 +87,7 @@ type Conn struct {
 	out     []byte     // waits to be written
 	writing bool       // whether a goroutine writes, or is to once the CONNACK is
 	unacked int        // of the client's messages
+	bytes   int        // of those
 	room    chan struct{}
 	sent    map[uint16]func() // the server's messages of QoS 1, and who waits for their PUBACK
 	lastID  uint16
@@ -233,36 +237,36 @@ func (c *Conn) handle(ctx context.Context, s Session, p mqtt.Packet) error {
 }
 
 func (c *Conn) publish(ctx context.Context, s Session, p *mqtt.Publish) error {
-	switch p.QoS {
-	case 0:
-		return s.Publish(ctx, p, func() {})
-	case 2:
+	if p.QoS == 2 {
 		return errors.New("a message of QoS 2, which is not offered")
 	}
-	if err := c.takeRoom(); err != nil {
+	id, acknowledged, size := p.ID, p.QoS == 1, len(p.Topic)+len(p.Payload)
+	if err := c.takeRoom(size); err != nil {
 		return err
 	}
-	id := p.ID
 	var once sync.Once
 	return s.Publish(ctx, p, func() {
 		once.Do(func() {
-			c.giveRoom()
-			_ = c.write(&mqtt.Puback{ID: id}) // who is gone needs none
+			c.giveRoom(size)
+			if acknowledged {
+				_ = c.write(&mqtt.Puback{ID: id}) // who is gone needs none
+			}
 		})
 	})
 }
 
-// takeRoom waits while as many messages of the client are under way as may be:
-// meanwhile nothing is read of it.
-func (c *Conn) takeRoom() error {
+// takeRoom waits while as many messages of the client are under way as may be, or
+// as many bytes: meanwhile nothing is read of it.
+func (c *Conn) takeRoom(size int) error {
 	for {
 		c.mu.Lock()
 		if c.closed != nil {
 			defer c.mu.Unlock()
 			return c.closed
 		}
-		if c.unacked < c.limits.Window {
+		if c.unacked < c.limits.Window && c.bytes < c.limits.WindowBytes {
 			c.unacked++
+			c.bytes += size
 			c.mu.Unlock()
 			return nil
 		}
@@ -276,10 +280,11 @@ func (c *Conn) takeRoom() error {
 	}
 }
 
-func (c *Conn) giveRoom() {
+func (c *Conn) giveRoom(size int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.unacked--
+	c.bytes -= size
 	if c.room != nil {
 		close(c.room)
 		c.room = nil

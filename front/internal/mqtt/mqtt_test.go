@@ -15,7 +15,7 @@ import (
 	"github.com/berth-iot/berth/wire/mqtt"
 )
 
-var limits = Limits{Packet: 1024, Window: 4, Pending: 2048, Connect: 10 * time.Second, Write: 30 * time.Second, Silence: 1767 * time.Second}
+var limits = Limits{Packet: 1024, Window: 4, WindowBytes: 1500, Pending: 2048, Connect: 10 * time.Second, Write: 30 * time.Second, Silence: 1767 * time.Second}
 
 // A peer is a client without manners of its own, and the session that serves it.
 type peer struct {
@@ -310,6 +310,29 @@ func TestSilence(t *testing.T) {
 				t.Errorf("hung up after %v", took)
 			}
 		})
+	})
+}
+
+// Nor are they while those there are have as many bytes as may be, whatever their
+// QoS.
+func TestBackPressureOfBytes(t *testing.T) {
+	meet(t, func(p *peer) {
+		p.hold = true
+		p.connect(mqtt.Connect{})
+		large := make([]byte, 900)
+		go p.send(&mqtt.Publish{QoS: 1, ID: 1, Topic: "t", Payload: large}, &mqtt.Publish{Topic: "t", Payload: large},
+			&mqtt.Publish{QoS: 1, ID: 2, Topic: "t"}, &mqtt.Publish{QoS: 1, ID: 3, Topic: "t"})
+		synctest.Wait()
+		if len(p.accept) != 2 {
+			t.Fatalf("%d messages are under way, want two of 900 bytes", len(p.accept))
+		}
+		p.accept[1]() // of QoS 0, which nobody hears of
+		synctest.Wait()
+		if len(p.accept) != 4 {
+			t.Errorf("%d messages came, want the other two", len(p.accept))
+		}
+		p.accept[0]()
+		p.hears(&mqtt.Puback{ID: 1})
 	})
 }
 
