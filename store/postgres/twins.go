@@ -28,8 +28,10 @@ const (
 	deleteTwinEntries = `DELETE FROM twin_value t USING unnest($1::bigint[], $2::bytea[]) AS v (path, value)
 		WHERE t.path = v.path AND t.value = v.value AND t.id = $3 AND t.module = $4`
 
-	// selectUnindexed leaves out modules, which nobody wrote without indexing them.
-	selectUnindexed = "SELECT hub, id FROM device WHERE indexed IS DISTINCT FROM twin_version LIMIT $1"
+	// selectUnindexed leaves out modules, which nobody wrote without indexing them. Its
+	// order is that of an index with nothing else in it: without one PostgreSQL, which
+	// takes most rows for ones that differ, looks for them in the table.
+	selectUnindexed = "SELECT hub, id FROM device WHERE indexed IS DISTINCT FROM twin_version ORDER BY hub, id LIMIT $1"
 
 	selectPresencesOf = "SELECT " + record.PresenceColumns + `, p.server IN (SELECT id FROM server WHERE until > $1)
 		FROM presence p WHERE p.hub = $2 AND (p.id, p.module) IN (SELECT * FROM unnest($3::text[], $4::text[]))`
