@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -83,6 +84,9 @@ func restore(t *testing.T, file string) (data string) {
 // it, and the restored directory serves.
 func TestABackupUnderLoadLacksNothing(t *testing.T) {
 	config, server, _ := start(t)
+	if _, err := server.store.Trim(t.Context(), hub.Retention{Bytes: 2 << 20}); err != nil { // files of 256 KiB
+		t.Fatal(err)
+	}
 	ctx, stop := context.WithCancel(t.Context())
 	var load sync.WaitGroup
 	var acknowledged atomic.Uint64
@@ -323,6 +327,8 @@ func TestBackupRefuses(t *testing.T) {
 		}, "being renewed"},
 		{"a damaged database", func(t *testing.T, data, file string) { damage(t, filepath.Join(data, databaseFile)) }, databaseFile},
 		{"no database", func(t *testing.T, data, file string) { os.Remove(filepath.Join(data, databaseFile)) }, databaseFile},
+		{"a damaged message", func(t *testing.T, data, file string) { damageMessage(t, data) }, streamDir + "/00000000000000000001.log is damaged at byte"},
+		{"no messages", func(t *testing.T, data, file string) { os.RemoveAll(filepath.Join(data, streamDir)) }, streamDir + ": no such file"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			data, dir := makeData(t), t.TempDir()
@@ -384,6 +390,34 @@ func damage(t *testing.T, path string) {
 	for i := 8192; i < len(b); i++ {
 		b[i] ^= 0x5a
 	}
+	write(t, path, string(b), 0o600)
+}
+
+// appendMessages puts messages into a data directory that no server has open.
+func appendMessages(t *testing.T, data string) {
+	t.Helper()
+	s := openRestored(t, data)
+	for range 9 {
+		if err := s.Append(t.Context(), []*hub.Message{{Hub: "localhost", DeviceID: "d", Enqueued: time.Now(), Body: make([]byte, 100)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// damageMessage puts messages into a data directory and flips a bit in one of
+// the first.
+func damageMessage(t *testing.T, data string) {
+	t.Helper()
+	appendMessages(t, data)
+	path := filepath.Join(data, streamDir, "00000000000000000001.log")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[300] ^= 4
 	write(t, path, string(b), 0o600)
 }
 
@@ -464,7 +498,10 @@ func regular(name, content string) entry {
 }
 
 func TestRestoreRefuses(t *testing.T) {
-	good, _ := backup(t, makeData(t))
+	streamFile := path.Join(streamDir, "00000000000000000001.log")
+	data := makeData(t)
+	appendMessages(t, data)
+	good, _ := backup(t, data)
 	of := func(entries []entry, name string) *entry {
 		return &entries[slices.IndexFunc(entries, func(e entry) bool { return e.Name == name })]
 	}
@@ -494,6 +531,12 @@ func TestRestoreRefuses(t *testing.T) {
 			d.content = d.content[:8192]
 			return e
 		}, "berth.db: is not what was backed up"},
+		{"one bit of a message", func(e []entry) []entry { of(e, streamFile).content[300] ^= 1; return e }, streamFile + ": is not what was backed up"},
+		{"one bit of a message, and nobody expects another", func(e []entry) []entry {
+			of(e, streamFile).content[300] ^= 1
+			return agree(e, nil)
+		}, "00000000000000000001.log is damaged at byte"},
+		{"no messages, and nobody expects any", func(e []entry) []entry { return agree(without(e, streamFile), nil) }, streamDir + ": no such file"},
 		{"no configuration", func(e []entry) []entry { return without(e, configFile) }, "berth.toml: is missing"},
 		{"no configuration, and nobody expects one", func(e []entry) []entry { return agree(without(e, configFile), nil) }, "berth.toml: is missing"},
 		{"no manifest", func(e []entry) []entry { return without(e, manifestFile) }, "ends without its manifest.json after berth.db"},

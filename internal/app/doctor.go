@@ -251,6 +251,9 @@ func (e *examination) database(ctx context.Context) {
 
 // stream reads every message.
 func (e *examination) stream(ctx context.Context, restore string) {
+	if info, err := os.Stat(e.path(streamDir)); err == nil && info.Mode().Perm()&0o077 != 0 {
+		e.say(Broken, streamDir, "chmod 700 "+e.path(streamDir), "has mode %04o: others can read telemetry", info.Mode().Perm())
+	}
 	stream, err := soundStream(ctx, e.snapshot)
 	damage, damaged := errors.AsType[*segment.Damage](err)
 	switch {

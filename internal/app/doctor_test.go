@@ -203,6 +203,9 @@ func TestTheDoctorFinds(t *testing.T) {
 		{name: "a damaged database", plant: func(t *testing.T, data string) { damage(t, filepath.Join(data, databaseFile)) }, want: "broken berth.db: ", fix: "berth restore"},
 		{name: "a newer database", plant: pragma("user_version = 999"), want: "broken berth.db: ", fix: "berth restore"},
 		{name: "an older database", plant: pragma("user_version = 2"), want: "warning berth.db: has schema 2", fix: "berth backup before-upgrade.tar --data DATA"},
+		{name: "a damaged message", plant: damageMessage, want: "broken berth.db-stream: DATA/berth.db-stream/00000000000000000001.log is damaged at byte ", fix: "berth restore"},
+		{name: "no messages", plant: func(t *testing.T, data string) { os.RemoveAll(filepath.Join(data, streamDir)) }, want: "broken berth.db-stream: ", fix: "berth restore"},
+		{name: "messages for all to read", plant: chmod(0o755, streamDir), want: "broken berth.db-stream: has mode 0755", fix: "chmod 700 DATA/berth.db-stream"},
 		{name: "a long log", plant: func(t *testing.T, data string) {
 			write(t, filepath.Join(data, databaseFile+"-wal"), "", 0o600)
 			if err := os.Truncate(filepath.Join(data, databaseFile+"-wal"), largeLog+1<<20); err != nil {

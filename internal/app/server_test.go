@@ -197,6 +197,27 @@ decisions = 0
 	}
 }
 
+func TestSizes(t *testing.T) {
+	for text, want := range map[string]Size{
+		"none": 0, "0": 0, "1": 1, "1048577": 1048577, "512KiB": 512 << 10, "10GiB": 10 << 30, "1024MiB": 1 << 30, "3TiB": 3 << 40,
+	} {
+		var s Size
+		if err := s.UnmarshalText([]byte(text)); err != nil || s != want {
+			t.Errorf("%s is %d, %v", text, s, err)
+		}
+		written, err := s.MarshalText()
+		if again := Size(-1); err != nil || again.UnmarshalText(written) != nil || again != s {
+			t.Errorf("%s was written as %s, %v", text, written, err)
+		}
+	}
+	for _, text := range []string{"", "None", "-1", "+1", "1.5GiB", "10 GiB", "10GB", "10gib", "GiB", "8388608TiB", "9223372036854775808", "0x10"} {
+		var s Size
+		if err := s.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is %d", text, s)
+		}
+	}
+}
+
 // The manual's configuration is the one that a server starts from, every key of it.
 func TestConfigurationOfTheManual(t *testing.T) {
 	_, manual, _ := strings.Cut(string(readDocument(t, "operate.md")), "```toml\n")
