@@ -564,6 +564,14 @@ func TestWhoIsCutOffElsewhere(t *testing.T) {
 			i.deliver()
 			return i.connect(b, "b")
 		}, hub.ErrDeleted},
+		"moved to another hub": {func(i *installation, a, b *server) *wire {
+			w := i.connect(b, "b")
+			moved := hub.Provisioning{Hub: "hub2.example", DeviceID: "d1", Keys: keys(1, 2), From: i.identity.Place}
+			if err := a.Provision(i.t.Context(), moved); err != nil {
+				i.t.Error(err)
+			}
+			return w
+		}, hub.ErrDeleted},
 		"not at all": {func(i *installation, a, b *server) *wire {
 			w := i.connect(b, "b")
 			recheck(i, a)

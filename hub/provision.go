@@ -78,18 +78,27 @@ func (s *Service) Provision(ctx context.Context, p Provisioning) error {
 
 func (s *Service) provision(ctx context.Context, p Provisioning) (err error) {
 	here := Place{Hub: p.Hub, ID: p.DeviceID}
+	var leaving []Place // whose connections end
+	if p.From != (Place{}) && p.From != here {
+		if leaving, err = s.withModules(ctx, p.From); err != nil {
+			return err
+		}
+	}
 	var next *Identity
 	var announce func()
 	settle := func(at *Identity, twin *Twin, left *Identity, leftTwin *Twin) (*Identity, *Twin, error) {
 		settled, settledTwin, err := s.settle(p, at, twin, left, leftTwin)
 		next, announce = settled, func() {
+			if left != nil {
+				s.cutAll(leaving, NewsDeleted)
+			}
 			s.identityChanged(left, nil, leftTwin)
 			s.identityChanged(at, settled, settledTwin)
 			s.deploying.twin(settled.Place, false)
 		}
 		return settled, settledTwin, err
 	}
-	if p.From == (Place{}) || p.From == here {
+	if leaving == nil {
 		err = s.registry.Change(ctx, here, func(at *Identity, twin *Twin) (*Identity, *Twin, error) {
 			return settle(at, twin, nil, nil)
 		})
