@@ -23,6 +23,7 @@ import (
 	"github.com/berth-iot/berth/client"
 	"github.com/berth-iot/berth/client/internal/rest"
 	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/provision"
 )
 
@@ -82,6 +83,19 @@ func (c *Client) Decisions(ctx context.Context, id string) ([]provision.Decision
 	var found []provision.Decision
 	if err := c.call(ctx, http.MethodGet, "decisions/"+url.PathEscape(id), nil, &found); err != nil {
 		return nil, fmt.Errorf("reading decisions about %s: %w", id, err)
+	}
+	return found, nil
+}
+
+// Refusals returns why hubs of the scope did not let a device in lately, or the
+// refusal with a tracking ID, newest first.
+func (c *Client) Refusals(ctx context.Context, id string) ([]hub.Refusal, error) {
+	if id == "" {
+		return nil, errors.New("reading refusals: the ID is empty")
+	}
+	var found []hub.Refusal
+	if err := c.call(ctx, http.MethodGet, "refusals/"+url.PathEscape(id), nil, &found); err != nil {
+		return nil, fmt.Errorf("reading refusals of %s: %w", id, err)
 	}
 	return found, nil
 }

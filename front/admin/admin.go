@@ -74,6 +74,7 @@ type Config struct {
 	Secrets  hsm.Deriver // servers that share it make the same entity tags
 
 	Decisions    Explainer
+	Refusals     Refusals
 	Links        Links
 	Lists        Lists
 	Sharers      Sharers
@@ -125,6 +126,7 @@ func (f front) routes() []rest.Route {
 		{Method: http.MethodGet, Pattern: "/berth/v1/openapi.json", Serve: f.openapi},
 		{Method: http.MethodGet, Pattern: "/berth/v1/version", Serve: f.operator(f.version)},
 		{Method: http.MethodGet, Pattern: "/berth/v1/decisions/{id}", Serve: f.operator(f.decisions)},
+		{Method: http.MethodGet, Pattern: "/berth/v1/refusals/{id}", Serve: f.operator(f.refusals)},
 		{Method: http.MethodGet, Pattern: "/berth/v1/hubs", Serve: f.operator(f.hubs)},
 		{Method: http.MethodGet, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.hub)},
 		{Method: http.MethodPut, Pattern: "/berth/v1/hubs/{host}", Serve: f.operator(f.link)},

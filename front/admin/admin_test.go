@@ -38,6 +38,7 @@ const (
 
 // A server is the admin API over a fresh database.
 type server struct {
+	hub *hub.Service
 	*testing.T
 	*httptest.Server
 	store     *sqlite.Store
@@ -77,11 +78,12 @@ func start(t *testing.T) *server {
 		Now: time.Now, Random: rand.Reader, ChallengeWindow: time.Minute,
 	})
 	s.enroller = provision.NewEnroller(provision.EnrollerConfig{Store: store, Scopes: store, Records: store, Trust: store, Journal: journal, Now: time.Now, Random: rand.Reader})
+	s.hub = hub.New(hub.Config{Registry: store, Stream: store, Queues: store, Presences: store, Configurations: store, Policies: store, Now: time.Now, Random: rand.Reader})
 	s.Server = httptest.NewServer(documented(t, New(Config{
 		Home: scope, Scopes: scopes{store}, Tenants: store, Policies: store, Secrets: secrets,
 		Decisions: s.enroller,
 		Links:     links{store}, Lists: s.enroller, Sharers: s.enroller, Certificates: s.enroller, Trust: s.enroller, Messages: store, Version: "1.2.3",
-		Outbox:   hub.New(hub.Config{Registry: store, Stream: store, Queues: store, Presences: store, Configurations: store, Policies: store, Now: time.Now, Random: rand.Reader}),
+		Outbox: s.hub, Refusals: s.hub,
 		Routing:  dispatcher(store, s.far),
 		Ready:    func(context.Context) error { return s.ready },
 		Draining: draining,
@@ -495,4 +497,21 @@ func TestEveryKindHasACode(t *testing.T) {
 	if len(codes) != len(errs.Kinds()) {
 		t.Errorf("%d codes for %d kinds", len(codes), len(errs.Kinds()))
 	}
+}
+
+func TestRefusals(t *testing.T) {
+	s := start(t)
+	s.want("GET", "/berth/v1/refusals/pump-7", "", 200, `[]`)
+	s.want("PUT", "/berth/v1/hubs/hub1.example", `{}`, 200, "")
+	at := hub.Place{Hub: "hub1.example", ID: "pump-7", Module: "m1"}
+	s.hub.Refuse(hub.Approach{Wire: "mqtt", Remote: "192.0.2.7:1", TrackingID: "00000000-0000-0000-0000-000000000001"}, at, "will", "it is for another topic")
+	at.Hub = "hub9.example" // which is nobody's here
+	s.hub.Refuse(hub.Approach{Wire: "mqtt", Remote: "192.0.2.7:1", TrackingID: "00000000-0000-0000-0000-000000000002"}, at, "will", "it is for another topic")
+	for _, id := range []string{"pump-7", "00000000-0000-0000-0000-000000000001"} {
+		status, answer := s.send("GET", "/berth/v1/refusals/"+id, "", token(s.owner))
+		if status != 200 || strings.Count(answer, `"trackingId"`) != 1 || !strings.Contains(answer, `"moduleId":"m1"`) || !strings.Contains(answer, `"check":"will"`) {
+			t.Errorf("%d %s", status, answer)
+		}
+	}
+	s.want("GET", "/berth/v1/refusals/00000000-0000-0000-0000-000000000002", "", 200, `[]`)
 }

@@ -112,7 +112,7 @@ func Open(ctx context.Context, c Config, version string, logger *slog.Logger) (_
 	if err = s.servePeers(); err != nil {
 		return nil, err
 	}
-	s.metrics.registry.MustRegister(&gauges{Server: s})
+	s.metrics.registry.MustRegister(&gauges{Server: s}, routeGauges{s})
 	if s.listener, err = net.Listen("tcp", c.Listen); err != nil {
 		return nil, listenError(c.Listen, err)
 	}
@@ -182,7 +182,7 @@ func (s *Server) assemble(scope device.IDScope, key *soft.Key, version string) h
 			Now: now, Logger: s.logger, Random: rand.Reader,
 		}),
 		admin: admin.New(admin.Config{
-			Home: scope, Scopes: scopes, Tenants: scopes, Policies: s.store, Secrets: key, Decisions: enroller, Links: s.hubs, Lists: enroller, Sharers: enroller, Certificates: enroller, Trust: enroller, Messages: s.store, Outbox: hubService, Routing: s.dispatcher,
+			Home: scope, Scopes: scopes, Tenants: scopes, Policies: s.store, Secrets: key, Decisions: enroller, Refusals: hubService, Links: s.hubs, Lists: enroller, Sharers: enroller, Certificates: enroller, Trust: enroller, Messages: s.store, Outbox: hubService, Routing: s.dispatcher,
 			Version: version, Ready: s.isReady, Draining: s.draining, Webhooks: s.chooser.webhooks.Health,
 			Addresses: limits.ofAddress, Observe: s.metrics.of("admin"),
 			Now: now, Logger: s.logger, Random: rand.Reader,
