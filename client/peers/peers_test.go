@@ -3,15 +3,21 @@ package peers
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +27,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/pki"
 )
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
@@ -441,6 +448,41 @@ func TestCredentialsForNATS(t *testing.T) {
 	if _, err := Connect(Config{URL: b.url(), NKeyFile: "/does/not/exist", Prefix: "berth", Key: secret(1), Logger: quiet()}); err == nil {
 		t.Error("connected with an NKey that is not there")
 	}
+}
+
+func TestTLSToNATS(t *testing.T) {
+	root, err := pki.NewRoot("NATS", time.Now(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := root.IssueServer([]string{"127.0.0.1"}, key, time.Now(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := pki.EncodeKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, content := range map[string][]byte{"tls.pem": pki.EncodeCertificates(leaf.Certificate), "tls.key": text} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := newBroker(t, "--tls", "--tlscert", filepath.Join(dir, "tls.pem"), "--tlskey", filepath.Join(dir, "tls.key"))
+	address := strings.Replace(b.url(), "nats:", "tls:", 1)
+	trusted := x509.NewCertPool()
+	trusted.AddCert(root.Certificate)
+	meet(t, join(t, Config{URL: address, RootCAs: trusted}), join(t, Config{URL: address, RootCAs: trusted}))
+	stranger := join(t, Config{URL: address, RootCAs: x509.NewCertPool()})
+	await(t, "the certificate is refused", func() bool {
+		h := stranger.Health()
+		return !h.Connected && strings.Contains(h.Fault, "certificate")
+	})
 }
 
 // BenchmarkMethod calls a method at another server, which has the answer ready.
