@@ -502,7 +502,9 @@ func TestEveryKindHasACode(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	s := start(t)
 	s.want("GET", "/berth/v1/refusals/pump-7", "", 200, `[]`)
-	s.want("PUT", "/berth/v1/hubs/hub1.example", `{}`, 200, "")
+	if status, answer := s.send("PUT", "/berth/v1/hubs/hub1.example", `{}`, token(s.owner)); status != 200 {
+		t.Fatal(status, answer)
+	}
 	at := hub.Place{Hub: "hub1.example", ID: "pump-7", Module: "m1"}
 	s.hub.Refuse(hub.Approach{Wire: "mqtt", Remote: "192.0.2.7:1", TrackingID: "00000000-0000-0000-0000-000000000001"}, at, "will", "it is for another topic")
 	at.Hub = "hub9.example" // which is nobody's here
