@@ -197,7 +197,7 @@ type mux struct{ dps, hub, admin http.Handler }
 func (m mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	switch strings.ToLower(first) {
-	case "devices", "twins", "statistics", "messages":
+	case "devices", "twins", "statistics", "messages", "configurations":
 		m.hub.ServeHTTP(w, r)
 	case "berth", "healthz", "readyz":
 		m.admin.ServeHTTP(w, r)

@@ -324,7 +324,7 @@ func TestAScopeReachesNothingOfAnother(t *testing.T) {
 			t.Errorf("%s: %d %s", name, status, answer)
 		}
 	}
-	for _, path := range []string{"/devices", "/devices/pump-7", "/twins/pump-7", "/statistics/devices"} {
+	for _, path := range []string{"/devices", "/devices/pump-7", "/twins/pump-7", "/statistics/devices", "/configurations"} {
 		for _, resource := range []string{northernHub, south.host, north.host} {
 			if status, answer := h.call("GET", northernHub, path+"?api-version=2021-04-12", south.owner, resource, ""); status != 401 {
 				t.Errorf("GET %s at the hub of another scope: %d %s", path, status, answer)

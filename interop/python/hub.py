@@ -138,6 +138,19 @@ class Throng(unittest.TestCase):
         device.do(throng)
         self.assertEqual(sorted(int(m["body"]) for m in messages(device.id)), list(range(100)))
 
+    def test_connected(self):
+        """devices that are connected are shown and counted as that"""
+        connected = lambda: OPERATOR.get_service_statistics().connected_device_count
+        state = lambda: OPERATOR.get_device(device.id).connection_state
+        device = KINDS[0].provisioned("connected")
+        self.assertEqual(state(), "Disconnected")
+        before = connected()
+        device.client.connect()
+        self.addCleanup(device.client.shutdown)
+        until("it is connected", lambda: state() == "Connected" and connected() == before + 1)
+        device.client.disconnect()
+        until("it is not connected", lambda: state() == "Disconnected" and connected() == before)
+
     def test_feedback(self):
         """the sender of a message hears that the device took it"""
         device = KINDS[0].provisioned("feedback")

@@ -4,7 +4,9 @@ import base64
 import unittest
 
 from azure.iot.hub import IoTHubRegistryManager
-from azure.iot.hub.models import QuerySpecification, Twin, TwinProperties
+from azure.iot.hub.models import (
+    AuthenticationMechanism, ExportImportDevice, QuerySpecification, SymmetricKey, Twin, TwinProperties,
+)
 
 import claims
 import service
@@ -46,6 +48,26 @@ class Registry(unittest.TestCase):
         self.assertEqual((created.authentication.type, created.authentication.x509_thumbprint.secondary_thumbprint), ("selfSigned", other))
         changed = self.hub.update_device_with_x509(device, created.etag, other, one, "enabled")
         self.assertEqual(changed.authentication.x509_thumbprint.primary_thumbprint, other)
+
+    def test_bulk(self):
+        """devices are created, changed and deleted many at a time, and each that could not be is reported"""
+        devices = [service.unique("bulk") for _ in range(3)]
+        authentication = AuthenticationMechanism(type="sas", symmetric_key=SymmetricKey(primary_key=key(b"p"), secondary_key=key(b"s")))
+
+        def run(mode, ids, status="enabled", **members):
+            return self.hub.bulk_create_or_update_devices(
+                [ExportImportDevice(id=i, import_mode=mode, status=status, authentication=authentication, **members) for i in ids])
+        made = run("create", devices, tags={"site": "a"})
+        self.assertEqual((made.is_successful, made.errors), (True, []))
+        self.assertEqual(self.hub.get_device(devices[0]).authentication.symmetric_key.primary_key, key(b"p"))
+        again = run("create", devices[:1])
+        self.assertFalse(again.is_successful)
+        self.assertEqual([(e.device_id, str(e.error_code)) for e in again.errors], [(devices[0], "409001")])
+        self.assertTrue(run("update", devices, "disabled").is_successful)
+        self.assertEqual(self.hub.get_device(devices[1]).status, "disabled")
+        self.assertFalse(run("updateIfMatchETag", devices[:1], e_tag="bm90IGl0").is_successful)
+        self.assertTrue(run("delete", devices).is_successful)
+        self.refused(404, self.hub.get_device, devices[2])
 
     def test_statistics(self):
         """devices are counted"""
