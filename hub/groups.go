@@ -187,14 +187,15 @@ func (g *GroupReader) renew(ctx context.Context, lost uint64) error {
 	})
 }
 
-// Close lets somebody else read. What was read and not committed comes again.
+// Close lets somebody else read. What was read can be committed until somebody does;
+// the rest comes again.
 func (g *GroupReader) Close(ctx context.Context) error {
 	err := g.d.Positions.ChangePosition(ctx, g.of, func(old *Position) (*Position, error) {
 		if old == nil || old.Owner != g.id {
 			return nil, errLeaseLost
 		}
 		next := *old
-		next.Owner, next.Lease = "", time.Time{}
+		next.Lease = time.Time{}
 		return &next, nil
 	})
 	if errors.Is(err, errLeaseLost) {

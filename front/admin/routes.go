@@ -276,7 +276,7 @@ func (f front) streamGroup(ctx context.Context, w http.ResponseWriter, name stri
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 		defer cancel()
 		if err := group.Close(ctx); err != nil {
-			f.Logger.Error("releasing a consumer group", "hub", name, "group", want.group, "error", err)
+			f.Logger.Error("releasing a consumer group", "error", fmt.Errorf("%s of %s: %w", want.group, name, err))
 		}
 	}()
 	if err := lines.flush(); err != nil {

@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/berth-iot/berth/device"
+	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/wire/dpsjson"
 )
 
@@ -154,6 +155,12 @@ func tell(t *testing.T) map[string]labels {
 		c.NATS.URL = "nats://127.0.0.1:1" // where there is none, which is no reason not to serve
 	})
 	linkFar(t, n.server, device.IDScope(n.config.IDScope))
+	if _, err := n.server.dispatcher.PutSink(t.Context(), hub.SinkConfig{Hub: "hub.example", Name: "lake", Kind: "jetstream", URL: "nats://127.0.0.1:1"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.server.dispatcher.PutRoute(t.Context(), hub.Route{Hub: "hub.example", Name: "all", Source: hub.DeviceMessages, Sink: "lake"}, nil); err != nil {
+		t.Fatal(err)
+	}
 	if err := n.enroll("pump-7", dpsjson.CustomAllocationDefinition{Expression: `"hub-1.example"`}); err != nil {
 		t.Fatal(err)
 	}

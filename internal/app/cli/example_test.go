@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -81,6 +83,9 @@ func prepare(t *testing.T, command, tpm string) {
 		"allocate.cel":  `linkedHubs.filter(h, h.startsWith(deviceRuntimeContext.payload.region + "."))[0]`,
 		"site.yaml":     "kind: enrollmentGroup\nenrollmentGroupId: site-7\nattestation: {type: symmetricKey}\n---\nkind: policy\nname: reader\nrights: [EnrollmentRead]",
 		"update.bin":    "what the device is to run next",
+		"hook.key":      "TWZLUTlyOEdLWXFyVHdqVVBEOElMUFpJbzJMYUxhU3c=",
+		"berth.creds":   "-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n",
+		"sample.json":   `{"temperature": 81}`,
 		"twin.json":     `{"tags": {"site": "north"}, "properties": {"desired": {"interval": 60}}}`,
 	} {
 		if err := os.WriteFile(name, []byte(text+"\n"), 0o600); err != nil {
@@ -150,7 +155,24 @@ func prepare(t *testing.T, command, tpm string) {
 	if command == "berth hub unlink" || strings.HasPrefix(command, "berth policy ") {
 		runExample(t, "", "berth hub link spare.example.com --no-allocation", tpm)
 	}
+	if command == "berth hub tail" || strings.HasPrefix(command, "berth hub sink") || strings.HasPrefix(command, "berth hub route") || strings.HasPrefix(command, "berth hub group") {
+		takes := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		t.Cleanup(takes.Close)
+		for _, line := range []string{
+			"berth hub sink add ops --kind webhook --url " + takes.URL + " --secret-file hook.key",
+			"berth hub sink add lake --kind webhook --url " + takes.URL + " --secret-file hook.key",
+			"berth hub route add alarms --sink lake",
+			"berth hub route add hot --sink lake --condition '$body.temperature > 80'",
+		} {
+			runExample(t, "", line, tpm)
+		}
+	}
 	switch command {
+	case "berth hub sink remove":
+		runExample(t, "", "berth hub route remove alarms", tpm)
+		runExample(t, "", "berth hub route remove hot", tpm)
+	case "berth hub group remove":
+		runExample(t, "", "berth hub tail --group billing --limit 1 --from-beginning", tpm)
 	case "berth ca verify":
 		proveCA(t, "plant")
 	case "berth ca remove":

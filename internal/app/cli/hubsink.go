@@ -22,7 +22,7 @@ webhook    batches are posted to a URL as JSON and signed with a key, as Standar
 jetstream  each message is published to a subject that a stream captures, under an ID
            by which the stream knows it again.`,
 		`  berth hub sink add ops --kind webhook --url https://ops.example.com/hook --secret-file hook.key
-  berth hub sink test ops`)
+  berth hub sink list`)
 	var host string
 	hubFlag(c, &host)
 	c.AddCommand(newSinkAdd(o, &host), newSinkList(o, &host), newSinkShow(o, &host), newSinkRemove(o, &host), newSinkTest(o, &host))
@@ -169,7 +169,7 @@ func newSinkRemove(o *operator, host *string) *cobra.Command {
 		Use:     "remove NAME",
 		Short:   "Remove a sink",
 		Long:    `Remove a sink that no route goes to, and forget its secret.`,
-		Example: `  berth hub sink remove ops`,
+		Example: `  berth hub sink remove lake`,
 		Args:    exactly("NAME"),
 		RunE: func(c *cobra.Command, args []string) error {
 			return o.atHub(c.Context(), *host, func(api *admin.Client, host string) error {
