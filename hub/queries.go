@@ -80,8 +80,6 @@ func (s *Service) Query(ctx context.Context, caller access.Caller, hub, text str
 	return page, s.learn(ctx, found)
 }
 
-func invalidContinuation() error { return invalid("The continuation is not one of this query") }
-
 // aggregate answers a query whose rows are made of many documents.
 func (w *walk) aggregate(ctx context.Context) (Page, error) {
 	groups := w.query.Groups()

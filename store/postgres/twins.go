@@ -21,7 +21,8 @@ const (
 	// and a limit.
 	twinEntries       = " FROM twin_value WHERE path = $1 AND (value, id, module) > ($2, $3, $4) AND value <= $5 "
 	selectTwinEntries = "SELECT value, id, module" + twinEntries + "ORDER BY value, id, module LIMIT $6"
-	countTwinEntries  = "SELECT count(*) FROM (SELECT 1" + twinEntries + "LIMIT $6) AS entries"
+	// countTwinEntries has an order, so that no more are read than are counted.
+	countTwinEntries = "SELECT count(*) FROM (" + selectTwinEntries + ") AS entries"
 	// insertTwinEntries and deleteTwinEntries take the paths and values of one place.
 	insertTwinEntries = `INSERT INTO twin_value (path, value, id, module)
 		SELECT path, value, $3, $4 FROM unnest($1::bigint[], $2::bytea[]) AS v (path, value) ON CONFLICT DO NOTHING`
