@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +25,9 @@ import (
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/internal/app"
 	"github.com/berth-iot/berth/wire/hubjson"
+	"github.com/berth-iot/berth/wire/hubtopic"
+	"github.com/berth-iot/berth/wire/mqtt"
+	"github.com/berth-iot/berth/wire/sas"
 )
 
 // aMoment is what may take one, on a machine that is busy.
@@ -301,6 +305,23 @@ func TestServersFindEachOthersDevices(t *testing.T) {
 		i.write(i.a, id, "hello")
 		v.gets("hello")
 	})
+	t.Run("a session is kept wherever it was", func(t *testing.T) {
+		const id = "once-subscribed"
+		key := i.create(id)
+		first := i.raw(i.a, id, key)
+		if err := first.subscribe(hubtopic.CloudToDevice(id)); err != nil {
+			t.Fatal(err)
+		}
+		second := i.raw(i.b, id, key)
+		if p, err := first.hear(); err == nil {
+			t.Errorf("the first connection goes on with %#v", p)
+		}
+		i.write(i.a, id, "still here")
+		p, err := second.hear()
+		if m, ok := p.(*mqtt.Publish); !ok || string(m.Payload) != "still here" || m.QoS != 1 {
+			t.Errorf("got %#v, %v", p, err)
+		}
+	})
 	t.Run("the last connection wins", func(t *testing.T) {
 		v.to.Store(nil)
 		again := i.visit(i.a, id, key)
@@ -394,6 +415,21 @@ func drain[T any](c <-chan T) {
 			return
 		}
 	}
+}
+
+// raw connects a device that wants its session kept.
+func (i *installation) raw(p *process, id device.ID, key device.SymmetricKey) *mqttClient {
+	i.t.Helper()
+	m := &mqtts{w: &i.world, dial: func(w *world, c *tls.Certificate) (net.Conn, error) { return dialTLS(p.mqtts, w.tls(c)) }}
+	c, refused, err := m.open(connection{
+		clientID: string(id), username: hubHost + "/" + string(id) + "/?api-version=2021-04-12",
+		password: sas.Sign(key.Bytes(), hubHost+"/devices/"+string(id), time.Now().Add(time.Hour), ""),
+	})
+	if c == nil {
+		i.t.Fatalf("%+v, %v", refused, err)
+	}
+	i.t.Cleanup(func() { c.Close() })
+	return c
 }
 
 // patiently calls a method with a time to connect, which the SDK does not have.
