@@ -56,7 +56,7 @@ bench-quick:
 
 crash:
 	scripts/need =ca-certificates =postgresql
-	go test -count=1 -timeout 60m -v ./internal/app/scenario -kills $(KILLS) -heavy -run 'Kill|Outlives|Notice|Move|Abuse'
+	go test -count=1 -timeout 180m -v ./internal/app/scenario -kills $(KILLS) -heavy -run 'Kill|Outlives|Notice|Move|Abuse'
 
 lint:
 	scripts/need =ca-certificates
