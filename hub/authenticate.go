@@ -234,35 +234,48 @@ type Sender struct {
 // or says why not: the error's cause is the decision's last finding, and all of it is
 // among the [Service.Refusals].
 func (s *Service) Authenticate(ctx context.Context, h Host, id, module device.ID, credential attest.Credential, by Approach) (Sender, error) {
-	at := Place{Hub: h.Name, ID: id, Module: module}
-	d, err := s.identityAt(ctx, at)
-	if err != nil && errs.KindOf(err) != errs.NotFound {
+	a, err := s.attempt(ctx, h, Place{Hub: h.Name, ID: id, Module: module}, credential)
+	if err != nil {
 		return Sender{}, err
 	}
+	v := AuthenticateDevice(a)
+	if !v.Accepted() {
+		return Sender{}, s.refuse(a, by, v)
+	}
+	return Sender{Place: a.At, GenerationID: a.Identity.GenerationID, Method: a.method(), activity: new(activity)}, nil
+}
+
+// refuse remembers a refusal and returns it.
+func (s *Service) refuse(a Attempt, by Approach, v attest.Verdict) error {
+	s.refusals.add(a.refused(by, v))
+	last := v.Findings[len(v.Findings)-1]
+	return v.Refusal.WithCause(fmt.Errorf("%s: %s", last.Check, last.Detail))
+}
+
+// attempt reads what an attempt to be at a place is judged by.
+func (s *Service) attempt(ctx context.Context, h Host, at Place, credential attest.Credential) (Attempt, error) {
+	d, err := s.identityAt(ctx, at)
+	if err != nil && errs.KindOf(err) != errs.NotFound {
+		return Attempt{}, err
+	}
 	of := d
-	if d != nil && module != "" {
+	if d != nil && at.Module != "" {
 		if of, err = s.identityAt(ctx, at.Device()); err != nil && errs.KindOf(err) != errs.NotFound {
-			return Sender{}, err
+			return Attempt{}, err
 		}
 	}
 	a := Attempt{Host: h, At: at, Identity: d, Device: of, Credential: credential, Now: s.now()}
 	if a.byPolicy() {
 		if a.Policies, err = s.policies.Policies(ctx, access.HubOwner(h.Name)); err != nil {
-			return Sender{}, fmt.Errorf("reading the policies of %s: %w", h.Name, err)
+			return Attempt{}, fmt.Errorf("reading the policies of %s: %w", h.Name, err)
 		}
 	}
 	if d != nil && d.Auth.Type == AuthCertificateAuthority && len(credential.Chain) > 0 && s.authorities != nil {
 		if a.Authorities, err = s.authorities.Authorities(ctx, h.Name); err != nil {
-			return Sender{}, fmt.Errorf("reading the CA certificates of %s: %w", h.Name, err)
+			return Attempt{}, fmt.Errorf("reading the CA certificates of %s: %w", h.Name, err)
 		}
 	}
-	v := AuthenticateDevice(a)
-	if !v.Accepted() {
-		s.refusals.add(a.refused(by, v))
-		last := v.Findings[len(v.Findings)-1]
-		return Sender{}, v.Refusal.WithCause(fmt.Errorf("%s: %s", last.Check, last.Detail))
-	}
-	return Sender{Place: d.Place, GenerationID: d.GenerationID, Method: a.method(), activity: new(activity)}, nil
+	return a, nil
 }
 
 func (a Attempt) method() string {

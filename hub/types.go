@@ -107,6 +107,10 @@ type Registry interface {
 	// Modules returns the identities of a device's modules, in the order of the
 	// bytes of their IDs.
 	Modules(ctx context.Context, hub string, id device.ID) ([]*Identity, error)
+	// Children returns up to limit identities of devices of a hub whose parent has
+	// the device scope, which is not empty, with IDs above after, in the order of
+	// the bytes of their IDs.
+	Children(ctx context.Context, hub, scope string, after device.ID, limit int) ([]*Identity, error)
 	// Statistics counts the devices of a hub.
 	Statistics(ctx context.Context, hub string) (Statistics, error)
 	// Change reads the identity and twin (nil, nil when there is none), lets

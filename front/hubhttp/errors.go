@@ -3,6 +3,7 @@ package hubhttp
 import (
 	"encoding/json"
 	"net/http"
+	"strings"
 
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/front/internal/rest"
@@ -34,6 +35,7 @@ const headerErrorCode = "iothub-errorcode"
 type errorBody struct {
 	Message          string
 	ExceptionMessage string
+	ErrorMessage     string `json:",omitempty"` // what the module $edgeHub reads in place of Message
 }
 
 func (a api) refuse(w http.ResponseWriter, r *rest.Request, err error) {
@@ -46,9 +48,13 @@ func (a api) refuse(w http.ResponseWriter, r *rest.Request, err error) {
 		rest.SetRetryAfter(w.Header(), e.RetryAfter)
 	}
 	rest.SetHeader(w.Header(), headerErrorCode, code.Name())
-	body, _ := json.Marshal(errorBody{ // two strings
+	answer := errorBody{
 		Message:          "ErrorCode:" + code.Name() + ";" + e.Message,
 		ExceptionMessage: "Tracking ID:" + string(r.TrackingID) + "-TimeStamp:" + a.Now().UTC().Format("01/02/2006 15:04:05"),
-	})
+	}
+	if strings.HasPrefix(r.Pattern, edgeHubPath) {
+		answer.ErrorMessage = answer.Message
+	}
+	body, _ := json.Marshal(answer) // strings
 	rest.WriteJSON(w, code.Status(), body)
 }

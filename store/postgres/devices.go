@@ -14,6 +14,9 @@ const (
 	selectIdentities = "SELECT " + record.IdentityColumns + " FROM device WHERE hub = $1 AND id > $2 ORDER BY id LIMIT $3"
 	lockModules      = "SELECT " + record.ModuleIdentityColumns + ", " + record.TwinColumns + ", indexed FROM module WHERE hub = $1 AND id = $2 FOR UPDATE"
 	selectModules    = "SELECT " + record.ModuleIdentityColumns + " FROM module WHERE hub = $1 AND id = $2 ORDER BY module"
+	// selectChildren says twice that there is a scope: the index has no others.
+	selectChildren = "SELECT " + record.IdentityColumns + ` FROM device WHERE hub = $1 AND parent_scope = $2 AND parent_scope <> ''
+		AND id > $3 ORDER BY id LIMIT $4`
 	// countDevices counts both at one moment, and reads indexes: rows are long.
 	countDevices = `SELECT (SELECT count(*) FROM device WHERE hub = $1),
 		(SELECT count(*) FROM device WHERE hub = $1 AND disabled)`
@@ -69,6 +72,11 @@ func (s *Store) Devices(ctx context.Context, host string, after device.ID, limit
 // Modules implements hub.Registry.
 func (s *Store) Modules(ctx context.Context, host string, id device.ID) ([]*hub.Identity, error) {
 	return list(ctx, s, s.codec.Identity, selectModules, host, string(id))
+}
+
+// Children implements hub.Registry.
+func (s *Store) Children(ctx context.Context, host, scope string, after device.ID, limit int) ([]*hub.Identity, error) {
+	return list(ctx, s, s.codec.Identity, selectChildren, host, scope, string(after), record.Limit(limit))
 }
 
 // Statistics implements hub.Registry.

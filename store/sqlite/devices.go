@@ -13,6 +13,9 @@ import (
 const (
 	selectIdentities = "SELECT " + record.IdentityColumns + " FROM device WHERE hub = ? AND id > ? ORDER BY id LIMIT ?"
 	selectModules    = "SELECT " + record.ModuleIdentityColumns + " FROM module WHERE hub = ? AND id = ? ORDER BY module"
+	// selectChildren says twice that there is a scope: the index has no others.
+	selectChildren = "SELECT " + record.IdentityColumns + ` FROM device WHERE hub = ? AND parent_scope = ? AND parent_scope <> ''
+		AND id > ? ORDER BY id LIMIT ?`
 	// countDevices counts both at one moment, and reads indexes: rows are long.
 	countDevices = `SELECT (SELECT count(*) FROM device WHERE hub = ?1),
 		(SELECT count(*) FROM device WHERE hub = ?1 AND disabled <> 0)`
@@ -79,6 +82,11 @@ func (s *Store) Devices(ctx context.Context, host string, after device.ID, limit
 // Modules implements hub.Registry.
 func (s *Store) Modules(ctx context.Context, host string, id device.ID) ([]*hub.Identity, error) {
 	return list(ctx, s, s.codec.Identity, selectModules, host, string(id))
+}
+
+// Children implements hub.Registry.
+func (s *Store) Children(ctx context.Context, host, scope string, after device.ID, limit int) ([]*hub.Identity, error) {
+	return list(ctx, s, s.codec.Identity, selectChildren, host, scope, string(after), record.Limit(limit))
 }
 
 // Statistics implements hub.Registry.

@@ -177,6 +177,30 @@ var deviceRules = []rule{
 		noError(t, err)
 		same(t, counted.Total, 2)
 	}},
+	{"children of a scope are listed by ID", func(t *testing.T, s Store) {
+		const scope = "ms-azure-iot-edge://gate-1"
+		var want []*hub.Identity
+		for _, c := range []struct{ host, id, scope string }{
+			{"hub-1", "b", scope}, {"hub-1", "B", scope}, {"hub-1", "a", scope}, {"hub-1", "other", scope + "1"}, {"hub-1", "free", ""}, {"hub-2", "a", scope},
+		} {
+			d, twin := home(c.host, device.ID(c.id))
+			d.ParentScope = c.scope
+			noError(t, putHome(t.Context(), s, d, twin))
+			if c.host == "hub-1" && c.scope == scope {
+				want = append(want, d)
+			}
+		}
+		slices.SortFunc(want, func(a, b *hub.Identity) int { return strings.Compare(string(a.ID), string(b.ID)) })
+		first, err := s.Children(t.Context(), "hub-1", scope, "", 2)
+		noError(t, err)
+		same(t, first, want[:2])
+		rest, err := s.Children(t.Context(), "hub-1", scope, first[1].ID, 2)
+		noError(t, err)
+		same(t, rest, want[2:])
+		none, err := s.Children(t.Context(), "hub-1", scope+"2", "", 2)
+		noError(t, err)
+		same(t, len(none), 0)
+	}},
 	{"modules do not move: they go when their device leaves", func(t *testing.T, s Store) {
 		d, twin := home("hub-1", "pump-7")
 		m := module("hub-1", "pump-7", "m1")
