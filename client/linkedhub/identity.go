@@ -52,7 +52,7 @@ func (h *Hub) Receive(ctx context.Context, a provision.Assignment, d provision.D
 		// off, or a stay long ago. While the device is at the old hub, that
 		// decides.
 		tags, desired := d.Sections()
-		_, err = calls.ReplaceTwin(ctx, a.DeviceID, hubjson.TwinChange{Tags: tags, Desired: desired}, hubrest.AnyETag)
+		_, err = calls.ReplaceTwin(ctx, a.DeviceID, "", hubjson.TwinChange{Tags: tags, Desired: desired}, hubrest.AnyETag)
 		return soon(err)
 	}, a.Keys.Primary, a.Keys.Secondary)
 	if err != nil {
@@ -74,7 +74,7 @@ func (h *Hub) Export(ctx context.Context, id device.ID) (*provision.Departure, e
 			return err
 		}
 		// What changes about the identity from here on changes its entity tag.
-		twin, err := calls.Twin(ctx, id)
+		twin, err := calls.Twin(ctx, id, "")
 		if err != nil {
 			return err
 		}
@@ -213,7 +213,7 @@ func startTwin(ctx context.Context, calls *hubrest.Hub, a provision.Assignment, 
 	etag := hubrest.AnyETag
 	if !created {
 		// The caller may have been cut off between identity and twin.
-		twin, err := calls.Twin(ctx, a.DeviceID)
+		twin, err := calls.Twin(ctx, a.DeviceID, "")
 		if err != nil {
 			return soon(err)
 		}
@@ -222,7 +222,7 @@ func startTwin(ctx context.Context, calls *hubrest.Hub, a provision.Assignment, 
 		}
 		etag = orAny(twin.ETag)
 	}
-	_, err := calls.PatchTwin(ctx, a.DeviceID, hubjson.TwinChange{Tags: a.Twin.Tags, Desired: a.Twin.Desired}, etag)
+	_, err := calls.PatchTwin(ctx, a.DeviceID, "", hubjson.TwinChange{Tags: a.Twin.Tags, Desired: a.Twin.Desired}, etag)
 	if !created && hasStatus(err, http.StatusPreconditionFailed) {
 		return nil // written since it was read
 	}

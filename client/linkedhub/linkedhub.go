@@ -210,7 +210,7 @@ func (h *Hub) check(ctx context.Context, calls *hubrest.Hub) error {
 		try   func() error
 	}{
 		{"RegistryRead", func() error { _, err := calls.Statistics(ctx); return err }},
-		{"ServiceConnect", func() error { _, err := calls.Twin(ctx, id); return err }},
+		{"ServiceConnect", func() error { _, err := calls.Twin(ctx, id, ""); return err }},
 		{"RegistryWrite", func() error { return calls.DeleteDevice(ctx, id, "bm90aGluZw==") }},
 	}
 	for _, test := range tests {

@@ -61,29 +61,36 @@ func (h *Hub) DeleteDevice(ctx context.Context, id device.ID, etag string) error
 
 // Twin returns a device's twin.
 func (h *Hub) Twin(ctx context.Context, id device.ID) (*hubjson.Twin, error) {
-	return h.calls.Twin(ctx, id)
+	return h.calls.Twin(ctx, id, "")
 }
 
 // PatchTwin merges a change into a device's twin if that still has the given
 // ETag, or in any case if that is empty: null removes a member.
 func (h *Hub) PatchTwin(ctx context.Context, id device.ID, c hubjson.TwinChange, etag string) (*hubjson.Twin, error) {
-	return h.calls.PatchTwin(ctx, id, c, etag)
+	return h.calls.PatchTwin(ctx, id, "", c, etag)
 }
 
 // ReplaceTwin writes over a twin's tags and desired properties, on the terms of
 // [Hub.PatchTwin]. The change has to say both.
 func (h *Hub) ReplaceTwin(ctx context.Context, id device.ID, c hubjson.TwinChange, etag string) (*hubjson.Twin, error) {
-	if c.Tags == nil || c.Desired == nil {
-		return nil, errors.New("replacing a twin takes tags and desired properties, if only empty ones")
+	if err := saysAll(c); err != nil {
+		return nil, err
 	}
-	return h.calls.ReplaceTwin(ctx, id, c, etag)
+	return h.calls.ReplaceTwin(ctx, id, "", c, etag)
+}
+
+func saysAll(c hubjson.TwinChange) error {
+	if c.Tags == nil || c.Desired == nil {
+		return errors.New("replacing a twin takes tags and desired properties, if only empty ones")
+	}
+	return nil
 }
 
 // Invoke calls a direct method of a device and waits for its answer. A device that
 // is not connected, or does not answer in time, is a [client.Error] of status 404
 // or 504. A lost call is not repeated.
 func (h *Hub) Invoke(ctx context.Context, id device.ID, m hubjson.Method) (hubjson.MethodResult, error) {
-	return h.calls.Invoke(ctx, id, m)
+	return h.calls.Invoke(ctx, id, "", m)
 }
 
 // Statistics counts the hub's devices.

@@ -213,6 +213,9 @@ type Method struct {
 	// ResponseTimeout is how many seconds the device has to answer, 5 to 300; zero
 	// means 30.
 	ResponseTimeout int `json:"responseTimeoutInSeconds,omitempty"`
+	// ConnectTimeout is how many seconds to wait for a device that is not connected,
+	// up to 300.
+	ConnectTimeout int `json:"connectTimeoutInSeconds,omitempty"`
 }
 
 // A MethodResult is what the device answered.

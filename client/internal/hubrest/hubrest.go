@@ -21,6 +21,18 @@ const (
 	maxAnswer = 1 << 20 // bytes
 )
 
+// pathOf is an ID as it stands in a path. Dots are legal in IDs, and lead elsewhere
+// in paths.
+func pathOf(what string, id device.ID) (string, error) {
+	if _, err := device.ParseID(string(id)); err != nil {
+		return "", fmt.Errorf("the %s %w", what, err)
+	}
+	if id == "." || id == ".." {
+		return "", fmt.Errorf("the %s cannot be said in a URL", what)
+	}
+	return url.PathEscape(string(id)), nil
+}
+
 // AnyETag is the entity tag that matches whatever is there.
 const AnyETag = "*"
 
@@ -77,40 +89,40 @@ func (h *Hub) DeleteDevice(ctx context.Context, id device.ID, etag string) error
 	return nil
 }
 
-// Twin returns a device's twin.
-func (h *Hub) Twin(ctx context.Context, id device.ID) (*hubjson.Twin, error) {
+// Twin returns the twin of a device, or of a module of it where module is not empty.
+func (h *Hub) Twin(ctx context.Context, id, module device.ID) (*hubjson.Twin, error) {
 	var t hubjson.Twin
-	if err := h.call(ctx, request{method: http.MethodGet, collection: "/twins/", id: id, repeatable: true}, &t); err != nil {
-		return nil, fmt.Errorf("reading the twin of %s: %w", id, err)
+	if err := h.call(ctx, request{method: http.MethodGet, collection: "/twins/", id: id, module: module, repeatable: true}, &t); err != nil {
+		return nil, fmt.Errorf("reading the twin of %s: %w", name(id, module), err)
 	}
 	return &t, nil
 }
 
 // PatchTwin merges c into the twin, if that has the entity tag or etag is empty.
-func (h *Hub) PatchTwin(ctx context.Context, id device.ID, c hubjson.TwinChange, etag string) (*hubjson.Twin, error) {
-	return h.writeTwin(ctx, http.MethodPatch, id, c, etag)
+func (h *Hub) PatchTwin(ctx context.Context, id, module device.ID, c hubjson.TwinChange, etag string) (*hubjson.Twin, error) {
+	return h.writeTwin(ctx, http.MethodPatch, id, module, c, etag)
 }
 
 // ReplaceTwin writes c over the twin's tags and desired properties, if that has
 // the entity tag or etag is empty.
-func (h *Hub) ReplaceTwin(ctx context.Context, id device.ID, c hubjson.TwinChange, etag string) (*hubjson.Twin, error) {
-	return h.writeTwin(ctx, http.MethodPut, id, c, etag)
+func (h *Hub) ReplaceTwin(ctx context.Context, id, module device.ID, c hubjson.TwinChange, etag string) (*hubjson.Twin, error) {
+	return h.writeTwin(ctx, http.MethodPut, id, module, c, etag)
 }
 
-func (h *Hub) writeTwin(ctx context.Context, method string, id device.ID, c hubjson.TwinChange, etag string) (*hubjson.Twin, error) {
+func (h *Hub) writeTwin(ctx context.Context, method string, id, module device.ID, c hubjson.TwinChange, etag string) (*hubjson.Twin, error) {
 	var t hubjson.Twin
-	err := h.call(ctx, request{method: method, collection: "/twins/", id: id, etag: etag, body: c, repeatable: h.Resume}, &t)
+	err := h.call(ctx, request{method: method, collection: "/twins/", id: id, module: module, etag: etag, body: c, repeatable: h.Resume}, &t)
 	if err != nil {
-		return nil, fmt.Errorf("writing the twin of %s: %w", id, err)
+		return nil, fmt.Errorf("writing the twin of %s: %w", name(id, module), err)
 	}
 	return &t, nil
 }
 
-// Invoke calls a direct method of a device. It is not repeated.
-func (h *Hub) Invoke(ctx context.Context, id device.ID, m hubjson.Method) (hubjson.MethodResult, error) {
+// Invoke calls a direct method of a device or a module. It is not repeated.
+func (h *Hub) Invoke(ctx context.Context, id, module device.ID, m hubjson.Method) (hubjson.MethodResult, error) {
 	var result hubjson.MethodResult
-	if err := h.call(ctx, request{method: http.MethodPost, collection: "/twins/", id: id, below: "/methods", body: m}, &result); err != nil {
-		return result, fmt.Errorf("calling method %s of %s: %w", m.Name, id, err)
+	if err := h.call(ctx, request{method: http.MethodPost, collection: "/twins/", id: id, module: module, below: "/methods", body: m}, &result); err != nil {
+		return result, fmt.Errorf("calling method %s of %s: %w", m.Name, name(id, module), err)
 	}
 	return result, nil
 }
@@ -124,32 +136,45 @@ func (h *Hub) Statistics(ctx context.Context) (hubjson.Statistics, error) {
 	return s, nil
 }
 
+// name is what a device or a module is called in errors.
+func name(id, module device.ID) string {
+	if module == "" {
+		return string(id)
+	}
+	return string(id) + "/" + string(module)
+}
+
 type request struct {
 	method, collection string
 	id                 device.ID
-	below              string // the rest of the path
-	etag               string // empty for no If-Match
-	body               any    // nil for none
+	module             device.ID // empty for the device itself
+	below              string    // the rest of the path
+	etag               string    // empty for no If-Match
+	body               any       // nil for none
 	repeatable         bool
 }
 
 // call makes a request and reads the answer into v, unless that is nil.
 func (h *Hub) call(ctx context.Context, r request, v any) error {
-	// Dots are legal in device IDs, and lead elsewhere in paths.
-	if _, err := device.ParseID(string(r.id)); err != nil {
-		return fmt.Errorf("the device ID %w", err)
-	} else if r.id == "." || r.id == ".." {
-		return errors.New("the device ID cannot be said in a URL")
+	path, err := pathOf("device ID", r.id)
+	if err != nil {
+		return err
+	}
+	if r.module != "" {
+		module, err := pathOf("module ID", r.module)
+		if err != nil {
+			return err
+		}
+		path += "/modules/" + module
 	}
 	call := rest.Request{
-		Method: r.method, Path: r.collection + url.PathEscape(string(r.id)) + r.below + query,
+		Method: r.method, Path: r.collection + path + r.below + query,
 		Header: http.Header{}, Authorize: h.authorize, Repeatable: r.repeatable, MaxAnswer: maxAnswer,
 	}
 	if r.etag != "" {
 		call.Header.Set("If-Match", `"`+r.etag+`"`)
 	}
 	if r.body != nil {
-		var err error
 		if call.Body, err = json.Marshal(r.body); err != nil {
 			return err
 		}
