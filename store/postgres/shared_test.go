@@ -308,6 +308,58 @@ func TestSeveralServersTrimAtOnce(t *testing.T) {
 	}
 }
 
+// The size that trimming goes by is that of what is there, whoever appends and
+// removes.
+func TestTheStreamKnowsItsSize(t *testing.T) {
+	a, b := openTwo(t)
+	check := func(atMost int64) {
+		t.Helper()
+		var counted, there int64
+		err := a.query(t.Context(), func(r *record.Row) error { counted, there = r.Number(), r.Number(); return nil },
+			"SELECT bytes, (SELECT coalesce(sum("+messageBytes+"), 0)::bigint FROM message) FROM counter WHERE name = 'message'")
+		if err != nil || counted != there || counted > atMost {
+			t.Errorf("%d bytes were counted, %d are there, and %d are the most, %v", counted, there, atMost, err)
+		}
+	}
+	var appending sync.WaitGroup
+	for i, s := range []*Store{a, b} {
+		for range 4 {
+			appending.Go(func() {
+				for n := range 100 {
+					m := &hub.Message{Hub: "hub-1", DeviceID: "d", Enqueued: time.Unix(int64(n), 0), Body: make([]byte, n*i)}
+					if n%2 == 0 {
+						m.System, m.Properties = map[string]string{"message-id": "ä"}, map[string]string{}
+					}
+					if err := s.Append(t.Context(), []*hub.Message{m, {Hub: "hub-2", DeviceID: "e", Enqueued: time.Unix(1, 0)}}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+	appending.Wait()
+	check(1 << 20)
+	for _, keep := range []hub.Retention{{Before: time.Unix(50, 0)}, {Bytes: 40000}, {Before: time.Unix(90, 0), Bytes: 20000}, {Bytes: 1}} {
+		removed := make(chan int, 2)
+		for _, s := range []*Store{a, b} {
+			go func() {
+				n, err := s.Trim(t.Context(), keep)
+				if err != nil {
+					t.Error(err)
+				}
+				removed <- n
+			}()
+		}
+		if <-removed+<-removed == 0 {
+			t.Errorf("%+v removed nothing", keep)
+		}
+		if keep.Bytes == 0 {
+			keep.Bytes = 1 << 20
+		}
+		check(keep.Bytes)
+	}
+}
+
 // Two servers that register the same devices come one after the other.
 func TestServersWriteTogetherInTurn(t *testing.T) {
 	a, b := openTwo(t)
