@@ -138,6 +138,17 @@ for (const kind of kinds) {
   });
 }
 
+for (const kind of kinds.filter(({ credential }) => credential.short === 'key')) {
+  test(`${kind.wire.name}: the model that a device says it follows is in its twin`, async (t) => {
+    const device = await provisioned(kind, 'model');
+    const client = device.client();
+    await client.setOptions({ modelId: 'dtmi:example:Pump;1' });
+    await client.open();
+    t.after(() => client.close());
+    assert.equal((await registry.getTwin(device.id)).responseBody.modelId, 'dtmi:example:Pump;1');
+  });
+}
+
 test('MQTT: a device whose connection is cut comes back by itself, hears its operator again and loses no message', async (t) => {
   const device = await provisioned(kinds[0], 'cut');
 

@@ -11,7 +11,7 @@ import unittest
 import requests
 from azure.iot.device import Message
 from azure.iot.hub import IoTHubRegistryManager
-from azure.iot.hub.models import CloudToDeviceMethod, Twin, TwinProperties
+from azure.iot.hub.models import CloudToDeviceMethod, QuerySpecification, Twin, TwinProperties
 
 import claims
 import service
@@ -150,6 +150,15 @@ class Throng(unittest.TestCase):
         until("it is connected", lambda: state() == "Connected" and connected() == before + 1)
         device.client.disconnect()
         until("it is not connected", lambda: state() == "Disconnected" and connected() == before)
+
+    def test_model(self):
+        """the model that a device says it follows is in its twin"""
+        device = KINDS[0].provisioned("model")
+        client = device.another(product_info="dtmi:example:Pump;1")
+        client.connect()
+        self.addCleanup(client.shutdown)
+        [twin] = OPERATOR.query_iot_hub(QuerySpecification(query=f"SELECT * FROM devices WHERE deviceId = '{device.id}' AND modelId = 'dtmi:example:Pump;1'")).items
+        self.assertEqual(twin.device_id, device.id)
 
     def test_feedback(self):
         """the sender of a message hears that the device took it"""
