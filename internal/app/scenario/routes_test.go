@@ -1,17 +1,22 @@
 package scenario
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/berth-iot/berth/client"
 	"github.com/berth-iot/berth/client/admin"
@@ -121,6 +126,93 @@ func (k *taker) await(count int, fits func(int) bool) (again int) {
 	}
 }
 
+// A lake is a NATS server with JetStream, that takes what a route brings.
+type lake struct {
+	t       *testing.T
+	address string
+	dir     string
+	running *exec.Cmd
+}
+
+func newLake(t *testing.T) *lake {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &lake{t: t, address: l.Addr().String(), dir: t.TempDir()}
+	l.Close()
+	k.start()
+	t.Cleanup(k.stop)
+	return k
+}
+
+func (k *lake) start() {
+	path, err := exec.LookPath("nats-server")
+	if err != nil {
+		k.t.Error("nats-server is missing; run: apt-get install nats-server")
+		return
+	}
+	host, port, _ := net.SplitHostPort(k.address)
+	k.running = exec.Command(path, "-a", host, "-p", port, "-js", "-sd", k.dir)
+	if err := k.running.Start(); err != nil {
+		k.t.Error(err)
+	}
+}
+
+func (k *lake) stop() {
+	if k.running != nil {
+		k.running.Process.Kill()
+		k.running.Wait()
+		k.running = nil
+	}
+}
+
+// await waits for the messages that are numbered from zero.
+func (k *lake) await(count int) (again int) {
+	k.t.Helper()
+	connection, err := nats.Connect("nats://"+k.address, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1))
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer connection.Close()
+	js, err := jetstream.New(connection)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(k.t.Context(), 2*time.Minute)
+	defer cancel()
+	consumer, err := js.OrderedConsumer(ctx, "LAKE", jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	messages, err := consumer.Messages()
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	stop := context.AfterFunc(ctx, messages.Stop)
+	defer stop()
+	defer messages.Stop()
+	for next := 0; next < count; {
+		m, err := messages.Next()
+		if err != nil {
+			k.t.Fatalf("%d of %d came: %v", next, count, err)
+		}
+		n, err := strconv.Atoi(string(m.Data()))
+		switch {
+		case err != nil || n > next || m.Subject() != "berth.hub%2Eexample."+liveID || m.Headers().Get("Berth-Device") != liveID:
+			k.t.Fatalf("%s %q came where %d was next", m.Subject(), m.Data(), next)
+		case n == next:
+			next++
+		default:
+			again++
+		}
+	}
+	return again
+}
+
+const liveID = "key-group-live"
+
 // What a device sends over MQTT reaches the sinks that routes say: all of it, in
 // order, whoever is killed on the way.
 func TestMessagesReachTheirSinks(t *testing.T) {
@@ -139,6 +231,13 @@ func TestMessagesReachTheirSinks(t *testing.T) {
 		if _, err := operator.PutSink(t.Context(), hubHost, name, sink); err != nil {
 			t.Fatal(err)
 		}
+	}
+	deep := newLake(t)
+	if _, err := operator.PutSink(t.Context(), hubHost, "lake", admin.SinkChange{Kind: "jetstream", URL: "nats://" + deep.address, Settings: map[string]string{"stream": "LAKE"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := operator.PutRoute(t.Context(), hubHost, "lake", admin.RouteChange{Sink: "lake", Enabled: true}); err != nil {
+		t.Fatal(err)
 	}
 	if _, err := operator.PutRoute(t.Context(), hubHost, "all", admin.RouteChange{Sink: "all", Enabled: true}); err != nil {
 		t.Fatal(err)
@@ -173,9 +272,11 @@ func TestMessagesReachTheirSinks(t *testing.T) {
 			defer close(restarted)
 			<-time.After(150 * time.Millisecond)
 			odd.stop()
+			deep.stop()
 			<-time.After(150 * time.Millisecond)
 			l.restart()
 			odd.start()
+			deep.start()
 		}()
 		send(600 * time.Millisecond)
 		<-restarted
@@ -186,6 +287,8 @@ func TestMessagesReachTheirSinks(t *testing.T) {
 	t.Logf("%d messages; %d came again; the last %s after it was sent", sent, again, time.Since(began).Round(time.Millisecond))
 	again = odd.await(sent, func(n int) bool { return n%2 == 1 })
 	t.Logf("of the odd ones %d came again; the last %s after it was sent", again, time.Since(began).Round(time.Millisecond))
+	again = deep.await(sent)
+	t.Logf("in JetStream %d came again; the last %s after it was sent", again, time.Since(began).Round(time.Millisecond))
 
 	// A sink that is down is shown, and gets everything afterwards.
 	odd.stop()
