@@ -231,8 +231,8 @@ func TestIndexAndScanAgree(t *testing.T) {
 	}
 	for _, from := range []string{"devices", "devices.modules"} {
 		for _, condition := range conditions {
-			byIndex, _ := ask(t, s, "SELECT * FROM "+from+" WHERE "+condition, 10)
-			byScan, _ := ask(t, s, "SELECT * FROM "+from+" WHERE NOT NOT ("+condition+")", 10)
+			byIndex, _ := ask(t, s, "SELECT * FROM "+from+" WHERE "+condition, 50)
+			byScan, _ := ask(t, s, "SELECT * FROM "+from+" WHERE NOT NOT ("+condition+")", 50)
 			slices.Sort(byIndex)
 			if !slices.Equal(byIndex, byScan) {
 				t.Errorf("%s, %s: by index %v, by scan %v", from, condition, byIndex, byScan)
