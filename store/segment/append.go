@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	stdsync "sync"
 
 	"github.com/berth-iot/berth/hub"
@@ -126,6 +127,8 @@ func (l *Log) run() {
 	defer close(l.written)
 	var batch []*request
 	for first := range l.queue {
+		// Those who were just answered come again with this one, not with the next.
+		runtime.Gosched()
 		var then *request // what is to be done behind the batch
 		batch, then = l.gather(append(batch[:0], first))
 		l.answer(batch, l.keep(batch))

@@ -37,6 +37,9 @@ func databaseWithMessages(t *testing.T, path string, trimmed int, numbers ...int
 			t.Fatal(err)
 		}
 	}
+	if err := c.exec("BEGIN"); err != nil {
+		t.Fatal(err)
+	}
 	for _, n := range numbers {
 		m := &hub.Message{
 			Sequence: uint64(n), Hub: fmt.Sprint("hub-", n%2), DeviceID: device.ID(fmt.Sprint("d-", n)), Enqueued: time.Unix(1750000000, int64(n)).UTC(),
@@ -49,7 +52,7 @@ func databaseWithMessages(t *testing.T, path string, trimmed int, numbers ...int
 		}
 		ms = append(ms, m)
 	}
-	err = c.script(fmt.Sprintf("PRAGMA user_version = 5; UPDATE message_trimmed SET sequence = %d", trimmed))
+	err = c.script(fmt.Sprintf("PRAGMA user_version = 5; UPDATE message_trimmed SET sequence = %d; COMMIT", trimmed))
 	if err == nil {
 		err = c.close()
 	}
