@@ -179,7 +179,8 @@ func sameAuthentication(a, b hubjson.Authentication) bool {
 // rewritten returns the identity with what the assignment and the departure say
 // in it. The rest stays: a write replaces all.
 func rewritten(identity hubjson.Device, a provision.Assignment, d *provision.Departure) hubjson.Device {
-	identity.DeviceID, identity.Capabilities = a.DeviceID, hubjson.Capabilities{IoTEdge: a.IoTEdge}
+	identity.DeviceID = a.DeviceID
+	identity.Capabilities.IoTEdge = identity.Capabilities.IoTEdge || a.IoTEdge // a device that runs IoT Edge remains one
 	if d != nil && d.Disabled {
 		identity.Status, identity.StatusReason = hubjson.Disabled, d.StatusReason
 	}
