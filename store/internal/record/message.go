@@ -1,6 +1,8 @@
 package record
 
 import (
+	"encoding/json"
+
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/hub"
 )
@@ -22,5 +24,36 @@ func Message(r *Row) (*hub.Message, error) {
 }
 
 // Properties returns a map as the columns "system" and "properties" have it:
-// JSON text, or nil.
-func Properties(m map[string]string) any { return encoded(m, m == nil) }
+// JSON text, or nil. There are two of each message, so it is written by hand:
+// encoding/json takes longer for a map, and leaves seven times as many pieces behind.
+func Properties(m map[string]string) any {
+	if m == nil {
+		return nil
+	}
+	b := append(make([]byte, 0, 512), '{')
+	for name, value := range m {
+		if len(b) > 1 {
+			b = append(b, ',')
+		}
+		b = appendText(append(appendText(b, name), ':'), value)
+	}
+	return string(append(b, '}'))
+}
+
+// appendText appends a JSON string.
+func appendText(b []byte, s string) []byte {
+	began := len(b)
+	b = append(b, '"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c < ' ' || c > '~':
+			text, _ := json.Marshal(s) // of a string there always is one
+			return append(b[:began], text...)
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		default:
+			b = append(b, c)
+		}
+	}
+	return append(b, '"')
+}
