@@ -107,7 +107,9 @@ type Peers struct {
 	lastCall  uint64
 	connected time.Time // to NATS; zero while it is not
 	fault     string    // why not
-	warned    time.Time // of a message that was refused
+	// When the log last had that there is no connection, and that messages are
+	// refused.
+	complained, warned time.Time
 
 	refused, missed, checks atomic.Int64
 }
@@ -322,15 +324,20 @@ func (p *Peers) up(server string) {
 
 // down is called when there is none any more, and when there is none again.
 func (p *Peers) down(err error) {
-	p.mu.Lock()
-	was := !p.connected.IsZero()
-	p.connected = time.Time{}
+	fault := "the connection was closed"
 	if err != nil {
-		p.fault = err.Error()
+		fault = err.Error()
+	}
+	p.mu.Lock()
+	now := time.Now()
+	news := !p.connected.IsZero() || fault != p.fault && now.Sub(p.complained) > warnInterval // and not every attempt to connect again
+	p.connected, p.fault = time.Time{}, fault
+	if news {
+		p.complained = now
 	}
 	p.mu.Unlock()
-	if was {
-		p.config.Logger.Warn("no connection to NATS: devices at other servers are out of reach", "error", err)
+	if news {
+		p.config.Logger.Warn("no connection to NATS: devices at other servers are out of reach", "error", fault)
 	}
 }
 
