@@ -1,9 +1,10 @@
 // Package hub is the device SDK for Azure IoT Hub and for Berth's hub.
 //
-// [Connect] makes a device live there, over MQTT or MQTT on a WebSocket: it sends
-// messages, is sent messages, has a twin and answers direct methods, and is
-// connected again whenever it lost the hub. Neither side loses a message over
-// that: what was not acknowledged is sent again, so each arrives at least once.
+// [Connect] makes a device, or one of its modules, live there, over MQTT or MQTT on
+// a WebSocket: it sends messages, is sent messages, has a twin and answers direct
+// methods, and is connected again whenever it lost the hub. Neither side loses a
+// message over that: what was not acknowledged is sent again, so each arrives at
+// least once.
 //
 //	c, err := hub.Connect(ctx, hub.ConnectionConfig{
 //		Host:       "contoso.azure-devices.net",
@@ -14,8 +15,8 @@
 //		},
 //	})
 //
-// [New] is for a device that wakes up, sends device-to-cloud
-// messages over HTTPS and sleeps on.
+// [New] is for a device that wakes up, sends device-to-cloud messages over HTTPS
+// and sleeps on.
 //
 // Package provisioning tells a device the Host and DeviceID to use here; the
 // same credential is good for both. Package deviceclient does all of it in one
