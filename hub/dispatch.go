@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/berth-iot/berth/errs"
 )
@@ -295,17 +297,19 @@ type pump struct {
 
 // run goes through the stream until ctx ends or the lease does.
 func (p *pump) run(ctx context.Context) error {
-	for {
+	for limit := p.config.BatchSize; ; {
 		// Asked before reading: what arrives in between ends the wait.
 		newest, err := p.Stream.LastSequence(ctx)
 		if err != nil {
 			return fmt.Errorf("reading the end of the stream: %w", err)
 		}
-		page, err := p.read(ctx, newest)
+		page, err := p.read(ctx, newest, limit)
 		if err != nil {
 			return err
 		}
-		if n := len(page); n > 0 && n < p.config.BatchSize {
+		full := len(page) == limit
+		limit = p.fitting(page)
+		if len(page) > 0 && !full {
 			if wait := p.config.BatchWait - p.now().Sub(page[0].Enqueued); wait > 0 {
 				if err := p.hold(ctx, wait, nil); err != nil {
 					return err
@@ -316,7 +320,7 @@ func (p *pump) run(ctx context.Context) error {
 		if err := p.pass(ctx, page); err != nil {
 			return err
 		}
-		if len(page) == p.config.BatchSize {
+		if full {
 			continue
 		}
 		if newest > p.at.Sequence { // by messages of other hubs
@@ -330,8 +334,8 @@ func (p *pump) run(ctx context.Context) error {
 
 // read returns the next messages, and counts what the stream does not have any
 // more.
-func (p *pump) read(ctx context.Context, newest uint64) ([]*Message, error) {
-	page, err := p.Stream.Read(ctx, p.route.Hub, p.at.Sequence, p.config.BatchSize)
+func (p *pump) read(ctx context.Context, newest uint64, limit int) ([]*Message, error) {
+	page, err := p.Stream.Read(ctx, p.route.Hub, p.at.Sequence, limit)
 	if err != nil {
 		return nil, fmt.Errorf("reading the stream: %w", err)
 	}
@@ -342,6 +346,19 @@ func (p *pump) read(ctx context.Context, newest uint64) ([]*Message, error) {
 		p.dirty = true
 	}
 	return page, err
+}
+
+// fitting is how many messages to read next, so that messages as large as those of
+// page do not take much memory.
+func (p *pump) fitting(page []*Message) int {
+	bytes := 0
+	for _, m := range page {
+		bytes += m.size()
+	}
+	if bytes <= MaxSinkBytes {
+		return p.config.BatchSize
+	}
+	return min(p.config.BatchSize, max(1, len(page)*MaxSinkBytes/bytes))
 }
 
 // lostBefore counts the numbers behind after that were removed from the stream
@@ -442,8 +459,13 @@ func (p *pump) failed(ctx context.Context, why error) error {
 	if p.at.FailingSince.IsZero() {
 		p.at.FailingSince = p.now()
 	}
-	text := why.Error()
-	p.at.LastError = text[:min(len(text), maxErrorText)]
+	text := strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, why.Error())
+	p.at.LastError = strings.ToValidUTF8(text[:min(len(text), maxErrorText)], "")
 	return p.commit(ctx)
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
@@ -559,4 +560,153 @@ func TestEventsAreMessages(t *testing.T) {
 	if got[2][len(want[2])-20:] >= got[3][len(want[3])-20:] && got[2] >= got[3] {
 		t.Errorf("the end of a connection is not above its beginning: %s, %s", got[2], got[3])
 	}
+}
+
+// What a sink says may be anything.
+func TestErrorsOfSinksAreKeptAsText(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlant(t)
+		d := p.dispatcher(p.store)
+		p.route(d, "true")
+		p.run(d)
+		settle(time.Second)
+		p.far.set(errors.New("no\x00\x1b[31m\xff"+strings.Repeat("ü", 400)), false)
+		p.send(host, 1, 1)
+		settle(time.Second)
+		if text := p.status(d).Position.LastError; len(text) > 300 || !strings.HasPrefix(text, "no  [31m") || !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
+			t.Errorf("%q", text)
+		}
+	})
+}
+
+// Large messages are read in few at a time, and delivered in order all the same.
+func TestLargeMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlant(t)
+		d := p.dispatcher(p.store)
+		p.route(d, "true")
+		p.run(d)
+		settle(time.Second)
+		var want []string
+		for i := range 60 {
+			body := strings.Repeat(fmt.Sprint(i%10), hub.MaxMessageSize-200)
+			if err := p.store.Append(t.Context(), []*hub.Message{{
+				Hub: host, DeviceID: "d", Enqueued: time.Now(), System: map[string]string{"message-source": "Telemetry"}, Body: []byte(body),
+			}}); err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, body)
+		}
+		settle(time.Minute)
+		p.want(strings.Join(want, " "))
+	})
+}
+
+// A group is read by one at a time. Who waits goes on when the other one is gone, or
+// does not say anything any more.
+func TestGroupsAreReadByOneAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlant(t)
+		d := p.dispatcher(p.store)
+		p.send(host, 1, 10)
+		open := func(id string, start hub.Start) *hub.GroupReader {
+			t.Helper()
+			g, err := d.OpenGroup(t.Context(), host, "billing", id, start, func() {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return g
+		}
+		next := func(g *hub.GroupReader, limit int, want string) {
+			t.Helper()
+			ms, err := g.Next(t.Context(), limit, true)
+			var got []string
+			for _, m := range ms {
+				got = append(got, string(m.Body))
+			}
+			if err != nil || strings.Join(got, " ") != want {
+				t.Errorf("%s, %v, want %s", got, err, want)
+			}
+		}
+		first := open("first", hub.Start{Earliest: true})
+		next(first, 4, numbers(1, 4))
+		if err := d.CommitGroup(t.Context(), host, "billing", "first", 3); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		second := open("second", hub.Start{}) // the first is silent until its lease is over
+		if waited := time.Since(began); waited < 20*time.Second || waited > time.Minute {
+			t.Errorf("waited %s", waited)
+		}
+		next(second, 3, numbers(4, 6))
+		if _, err := first.Next(t.Context(), 3, true); errs.KindOf(err) != errs.Conflict {
+			t.Errorf("two read: %v", err)
+		}
+		if err := d.CommitGroup(t.Context(), host, "billing", "first", 4); errs.KindOf(err) != errs.Conflict {
+			t.Errorf("two commit: %v", err)
+		}
+		if err := second.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.CommitGroup(t.Context(), host, "billing", "second", 5); err != nil {
+			t.Errorf("what was read cannot be committed: %v", err)
+		}
+		began = time.Now()
+		third := open("third", hub.Start{})
+		if time.Since(began) > 0 {
+			t.Error("waited for nobody")
+		}
+		next(third, 10, numbers(6, 10))
+		p.send("another.example", 1, 3)
+		p.send(host, 11, 11)
+		next(third, 10, "11")
+		if err := d.CommitGroup(t.Context(), host, "billing", "third", 14); err != nil {
+			t.Fatal(err)
+		}
+		p.send(host, 12, 20)
+		settle(time.Hour)
+		p.trim(time.Now())
+		p.send(host, 21, 21)
+		next(third, 10, "21")
+		groups, err := d.Groups(t.Context(), host)
+		if err != nil || len(groups) != 1 || groups[0].Lost != 9 {
+			t.Errorf("%+v, %v", groups, err)
+		}
+	})
+}
+
+func TestGroupsBeginWhereTheyAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlant(t)
+		d := p.dispatcher(p.store)
+		begin := time.Now()
+		for i := range 20 {
+			p.send([]string{host, "another.example"}[i%2], i, i)
+			time.Sleep(time.Minute)
+		}
+		for name, c := range map[string]struct {
+			start hub.Start
+			want  string
+		}{
+			"latest":   {hub.Start{}, ""},
+			"earliest": {hub.Start{Earliest: true}, "0 2 4 6 8 10 12 14 16 18"},
+			"since":    {hub.Start{Since: begin.Add(10 * time.Minute)}, "10 12 14 16 18"},
+			"between":  {hub.Start{Since: begin.Add(10*time.Minute + 1)}, "12 14 16 18"},
+			"before":   {hub.Start{Since: begin.Add(-time.Hour)}, "0 2 4 6 8 10 12 14 16 18"},
+			"after":    {hub.Start{Since: begin.Add(time.Hour)}, ""},
+		} {
+			g, err := d.OpenGroup(t.Context(), host, name, "reader", c.start, func() {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ms, err := g.Next(t.Context(), 100, false)
+			var got []string
+			for _, m := range ms {
+				got = append(got, string(m.Body))
+			}
+			if err != nil || strings.Join(got, " ") != c.want {
+				t.Errorf("%s: %s, %v, want %s", name, got, err, c.want)
+			}
+		}
+	})
 }

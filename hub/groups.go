@@ -50,7 +50,11 @@ func (d *Dispatcher) OpenGroup(ctx context.Context, hub, group, id string, start
 	}
 	g := &GroupReader{d: d, of: Reader{hub, OfGroup, group}, id: id}
 	for {
-		err := d.Positions.ChangePosition(ctx, g.of, func(old *Position) (*Position, error) {
+		newest, err := d.Stream.LastSequence(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("reading the end of the stream: %w", err)
+		}
+		err = d.Positions.ChangePosition(ctx, g.of, func(old *Position) (*Position, error) {
 			next := Position{Sequence: first}
 			if old != nil {
 				next = *old
@@ -61,6 +65,8 @@ func (d *Dispatcher) OpenGroup(ctx context.Context, hub, group, id string, start
 			case next.Owner != "" && next.Owner != id && d.Now().Before(next.Lease):
 				return nil, errLeased
 			}
+			// A stream that ends before the position is another one, as in dispatch.go.
+			next.Sequence = min(next.Sequence, newest)
 			next.Owner, next.Lease = id, d.Now().Add(leaseTime)
 			g.after, g.lease = next.Sequence, next.Lease
 			return &next, nil

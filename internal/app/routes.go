@@ -80,7 +80,7 @@ func (g routeGauges) Collect(out chan<- prometheus.Metric) {
 	now := g.config.clock()()
 	for _, r := range routes {
 		failing, oldest := 0.0, 0.0
-		if !r.Position.FailingSince.IsZero() {
+		if r.Enabled && !r.Position.FailingSince.IsZero() {
 			failing = 1
 		}
 		if !r.Oldest.IsZero() {
