@@ -56,6 +56,7 @@ const (
 	jitter         = 500 * time.Millisecond
 	pendingBytes   = 256 << 20 // of messages that wait to be handled; further ones are lost
 	pendingCount   = 1 << 20
+	closeWithin    = time.Second
 )
 
 // A Config says how a server reaches the others.
@@ -97,7 +98,9 @@ type Peers struct {
 	service Service
 	recheck chan struct{} // holds one when devices are to be checked
 
-	sending sync.Mutex // held from taking a number until the message is on its way, and guards the next two
+	outbox *outbox
+
+	sending sync.Mutex // held from taking a number until the message is in the outbox
 	aead    cipher.AEAD
 	last    [channels]uint64 // number of each channel
 
@@ -145,11 +148,10 @@ func Connect(c Config) (*Peers, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.sending.Lock() // its handlers are called before there is a conn
-	defer p.sending.Unlock()
 	if p.conn, err = nats.Connect(c.URL, options...); err != nil {
 		return nil, fmt.Errorf("connecting to NATS: %w", err)
 	}
+	go p.outbox.send(p.conn)
 	return p, nil
 }
 
@@ -160,7 +162,7 @@ func prepare(c Config) (*Peers, error) {
 		return nil, fmt.Errorf("deriving the key of what servers tell each other: %w", err)
 	}
 	p := &Peers{
-		config: c, keys: master, recheck: make(chan struct{}, 1),
+		config: c, keys: master, recheck: make(chan struct{}, 1), outbox: newOutbox(),
 		others: make(map[identity]*other), calls: make(map[uint64]*call),
 	}
 	rand.Read(p.self[:]) // never fails
@@ -291,9 +293,14 @@ func (p *Peers) check(ctx context.Context) {
 	}
 }
 
-// Close ends the connection.
+// Close ends the connection, when what was told is sent.
 func (p *Peers) Close() {
-	p.conn.FlushTimeout(time.Second)
+	p.outbox.close()
+	select {
+	case <-p.outbox.emptied:
+		p.conn.FlushTimeout(closeWithin)
+	case <-time.After(closeWithin):
+	}
 	p.conn.Close()
 }
 
@@ -353,5 +360,5 @@ func (p *Peers) send(c channel, subject string, m message) error {
 	p.sending.Lock()
 	defer p.sending.Unlock()
 	p.last[c]++
-	return p.conn.Publish(subject, seal(p.aead, c, header{p.self, p.last[c]}, subject, plain))
+	return p.outbox.add(subject, seal(p.aead, c, header{p.self, p.last[c]}, subject, plain))
 }

@@ -21,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -373,6 +374,38 @@ func TestAServerThatIsNotHeard(t *testing.T) {
 	one.until(t, "one checks its devices", func() bool { return one.checked > checked })
 	if _, _, err := one.Call(t.Context(), reboot(pump)); !errors.Is(err, hub.ErrNotConnected) {
 		t.Errorf("a device that is nowhere: %v", err)
+	}
+}
+
+// A NATS that takes nothing in does not hold up who tells something.
+func TestNobodyWaitsForNATS(t *testing.T) {
+	b := newBroker(t)
+	one, two := join(t, Config{URL: b.url()}), join(t, Config{URL: b.url()})
+	meet(t, one, two)
+	if err := b.running.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	patch := json.RawMessage(`"` + strings.Repeat("x", 30<<10) + `"`)
+	const many = 4000 // more than the outbox and the kernel take
+	began := time.Now()
+	for n := range many {
+		one.Tell(hub.News{Kind: hub.NewsDesired, At: pump, Version: int64(n), Patch: patch})
+	}
+	if took := time.Since(began); took > connectTimeout {
+		t.Errorf("telling took %v", took)
+	}
+	checked := two.checkedSoFar()
+	if err := b.running.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	two.until(t, "two sees that it missed something", func() bool { return two.checked > checked })
+	meet(t, one, two)
+	last := int64(-1)
+	for _, n := range two.heardOf() {
+		if n.Version <= last {
+			t.Fatalf("version %d arrived after %d", n.Version, last)
+		}
+		last = n.Version
 	}
 }
 
