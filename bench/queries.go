@@ -84,13 +84,18 @@ func (h *hubs) measureQueries(ctx context.Context) error {
 	return nil
 }
 
-// ask asks a query of one server, one after the other.
+// ask asks a query of one server, one after the other. The first time does not
+// count: what it reads may be on the disk.
 func (h *hubs) ask(ctx context.Context, s *server, q twinQuery) (queryTime, error) {
-	if err := s.profiler.begin("query-" + q.key); err != nil {
-		return queryTime{}, err
-	}
 	var took []time.Duration
-	for began := time.Now(); len(took) < asked && time.Since(began) < askedFor; {
+	var began time.Time
+	for i := 0; i <= 1 || i <= asked && time.Since(began) < askedFor; i++ {
+		if i == 1 {
+			if err := s.profiler.begin("query-" + q.key); err != nil {
+				return queryTime{}, err
+			}
+			began = time.Now()
+		}
 		one := time.Now()
 		rows, err := s.query(ctx, q.text)
 		if err != nil {
@@ -99,7 +104,9 @@ func (h *hubs) ask(ctx context.Context, s *server, q twinQuery) (queryTime, erro
 		if rows == 0 {
 			return queryTime{}, errors.New("nothing was found")
 		}
-		took = append(took, time.Since(one))
+		if i > 0 {
+			took = append(took, time.Since(one))
+		}
 	}
 	slices.Sort(took)
 	return queryTime{s.spec, q, quantile(took, 0.50), quantile(took, 0.99)}, s.profiler.end()
