@@ -8,9 +8,12 @@ const events = require('node:events');
 const net = require('node:net');
 const { test } = require('node:test');
 const { Client: ServiceClient, Registry } = require('azure-iothub');
+const { NoRetry } = require('azure-iot-common');
 const { Message } = require('azure-iot-device');
+const { Http } = require('azure-iot-device-http');
 const berth = require('./lib/berth');
-const { assertHeard, clientWithKey } = require('./lib/devices');
+const { assertHeard, clientWithKey, clientWithCertificate } = require('./lib/devices');
+const { selfSigned, issue } = require('./lib/openssl');
 const { wires, kinds, provisioned } = require('./lib/wires');
 
 const registry = Registry.fromConnectionString(berth.hubConnection);
@@ -148,6 +151,22 @@ for (const kind of kinds.filter(({ credential }) => credential.short === 'key'))
     assert.equal((await registry.getTwin(device.id)).responseBody.modelId, 'dtmi:example:Pump;1');
   });
 }
+
+test('a device whose certificate a CA vouches for that its operator proved comes to its hub on every wire', async () => {
+  const root = selfSigned(berth.unique('root'), { ca: true });
+  const stranger = selfSigned(berth.unique('stranger'), { ca: true });
+  await berth.command(['ca', 'prove', berth.unique('ca')], { key: root.file + '.key', certificate: root.file + '.pem' });
+  for (const Wire of [Http, ...wires.map((wire) => wire.Hub)]) {
+    const deviceId = berth.unique('vouched');
+    const { responseBody } = await registry.create({ deviceId, authentication: { type: 'certificateAuthority' } });
+    assert.equal(responseBody.authentication.type, 'certificateAuthority');
+    const state = { deviceId, assignedHub: berth.hub };
+    const foreign = clientWithCertificate(state, issue(deviceId, stranger), Wire);
+    foreign.setRetryPolicy(new NoRetry());
+    await assert.rejects(foreign.open().then(() => foreign.sendEvent(new Message('let me in'))), (err) => err.name === 'UnauthorizedError');
+    await assertHeard(clientWithCertificate(state, issue(deviceId, root), Wire), deviceId, 'x509');
+  }
+});
 
 test('MQTT: a device whose connection is cut comes back by itself, hears its operator again and loses no message', async (t) => {
   const device = await provisioned(kinds[0], 'cut');

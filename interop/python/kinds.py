@@ -36,10 +36,23 @@ def messages(device_id):
     return [m for m in map(json.loads, answer.text.splitlines()) if m["deviceId"] == device_id]
 
 
+def command(*words):
+    """Run the operator's command line."""
+    subprocess.run([os.environ["BERTH_PROGRAM"], *words, "--data", str(service.DATA)], check=True, capture_output=True)
+
+
 def send(device_id, body, *flags):
-    """Put a message into a device's queue, with the operator's command line."""
-    subprocess.run([os.environ["BERTH_PROGRAM"], "hub", "send", device_id, "--data", str(service.DATA), "--body", body, *flags],
-                   check=True, capture_output=True)
+    """Put a message into a device's queue."""
+    command("hub", "send", device_id, "--body", body, *flags)
+
+
+def certificate(file, name, *arguments):
+    """Have openssl make a certificate for the name, and return the files of it and its key."""
+    cert, key = service.SCRATCH / (file + ".pem"), service.SCRATCH / (file + ".key")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+         "-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", "/CN=" + name.replace("/", "\\/"), *arguments], check=True, capture_output=True)
+    return cert, key
 
 
 def until(what, so, seconds=30):
@@ -111,10 +124,7 @@ class Certificate:
 
     @staticmethod
     def enroll(operator, rid):
-        cert, key = service.SCRATCH / (rid + ".pem"), service.SCRATCH / (rid + ".key")
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-             "-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", "/CN=" + rid], check=True, capture_output=True)
+        cert, key = certificate(rid, rid)
         operator.enrollment.create_or_update(rid, {
             "registrationId": rid, "attestation": {"type": "x509", "x509": {"clientCertificates": {"primary": {"certificate": cert.read_text()}}}}})
         return {"x509": X509(str(cert), str(key))}

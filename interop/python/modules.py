@@ -5,14 +5,14 @@ import itertools
 import queue
 import unittest
 
-from azure.iot.device import IoTHubModuleClient, Message
+from azure.iot.device import X509, IoTHubDeviceClient, IoTHubModuleClient, Message
 from azure.iot.device.aio import IoTHubModuleClient as AsyncModuleClient
 from azure.iot.hub import IoTHubRegistryManager
 from azure.iot.hub.models import CloudToDeviceMethod, Twin, TwinProperties
 
 import claims
 import service
-from kinds import CA, Async, Sync, messages
+from kinds import CA, Async, Sync, certificate, command, messages
 from registry import key
 
 OPERATOR = IoTHubRegistryManager((service.DATA / "hub.connection").read_text().strip())
@@ -63,6 +63,25 @@ class Registry(Claims):
         self.assertEqual(replaced.tags, {"line": 2})
         self.assertNotIn("zoom", OPERATOR.get_module_twin(device, "camera").properties.desired)
         self.assertNotIn("zoom", OPERATOR.get_twin(device).properties.desired)
+
+    def test_authority(self):
+        """devices and modules whose certificates a CA vouches for that their operator proved come to their hub"""
+        device = service.unique("vouched")
+        root, root_key = certificate(device + "-root", device + " root", "-addext", "keyUsage=critical,keyCertSign")
+        command("ca", "prove", device, "--key", str(root_key), "--certificate", str(root))
+        issue = lambda file, name: X509(*map(str, certificate(file, name, "-CA", str(root), "-CAkey", str(root_key), "-addext", "basicConstraints=critical,CA:FALSE")))
+        OPERATOR.create_device_with_certificate_authority(device, "enabled")
+        OPERATOR.create_module_with_certificate_authority(device, "camera", "")
+        common = {"hostname": service.HUB, "device_id": device, "server_verification_cert": CA}
+        for client in (
+            IoTHubDeviceClient.create_from_x509_certificate(x509=issue(device, device), **common),
+            IoTHubModuleClient.create_from_x509_certificate(x509=issue(device + "-camera", device + "/camera"), module_id="camera", **common),
+        ):
+            client.connect()
+            self.addCleanup(client.shutdown)
+            client.send_message("here")
+        heard = [m["systemProperties"] for m in messages(device)]
+        self.assertEqual([m.get("connection-module-id") for m in heard], [None, "camera"])
 
 
 class Life(Claims):

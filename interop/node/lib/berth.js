@@ -61,12 +61,14 @@ function messages(deviceId) {
   });
 }
 
-// send puts a message into a device's queue, with the operator's command line.
-// What it takes besides the device are flags.
-async function send(deviceId, flags) {
+// command runs the operator's command line, with flags by their names.
+async function command(words, flags) {
   const named = Object.entries(flags).flatMap(([name, value]) => [value].flat().flatMap((one) => ['--' + name, one]));
-  await execFile(setting('BERTH_PROGRAM'), ['hub', 'send', deviceId, '--data', data, ...named]);
+  await execFile(setting('BERTH_PROGRAM'), [...words, '--data', data, ...named]);
 }
+
+// send puts a message into a device's queue.
+const send = (deviceId, flags) => command(['hub', 'send', deviceId], flags);
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -93,4 +95,4 @@ async function crash() {
   await until('the server runs again', async () => pid() !== before && ready());
 }
 
-module.exports = { dps, hub, idScope, scratch, answers, serviceConnection, hubConnection, unique, derivedKey, messages, send, until, sleep, crash, setting };
+module.exports = { dps, hub, idScope, scratch, answers, serviceConnection, hubConnection, unique, derivedKey, messages, command, send, until, sleep, crash, setting };
