@@ -56,6 +56,14 @@ func TestSymmetricKeysAreNowhereInTheTables(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	sink := hub.SinkConfig{Hub: "hub-1", Name: "ops", Kind: "webhook", URL: "https://ops.example.com/?code=" + keys.Primary.Base64(), Secret: hub.NewSecret(keys.Secondary.Bytes())}
+	err := s.ChangeRouting(t.Context(), "hub-1", func(hub.Routing) (hub.Routing, error) {
+		return hub.Routing{Sinks: []hub.SinkConfig{sink}}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+
 	text := func(r *record.Row) (string, error) { return r.Text(), nil }
 	tables, err := list(t.Context(), s, text, "SELECT table_name::text FROM information_schema.tables WHERE table_schema = current_schema()")
 	if err != nil {

@@ -152,6 +152,9 @@ func TestSymmetricKeysAreNowhereInTheFiles(t *testing.T) {
 
 	check(s.PutLinkedHub(ctx, testScope, provision.LinkedHub{Host: "hub-2", Connection: &provision.Connection{Policy: "iothubowner", Key: pair().Primary}}))
 
+	sink := hub.SinkConfig{Hub: "hub-1", Name: "ops", Kind: "webhook", URL: "https://ops.example.com/?code=" + pair().Primary.Base64(), Secret: hub.NewSecret(pair().Primary.Bytes())}
+	check(s.ChangeRouting(ctx, "hub-1", func(hub.Routing) (hub.Routing, error) { return hub.Routing{Sinks: []hub.SinkConfig{sink}}, nil }))
+
 	if log, err := os.ReadFile(filepath.Join(dir, "berth.db-wal")); err != nil || !bytes.Contains(log, []byte("in plain sight")) {
 		t.Fatalf("this test does not see what is written: %v", err)
 	}
