@@ -353,3 +353,25 @@ func TestAudiences(t *testing.T) {
 		}
 	}
 }
+
+func FuzzDecodeModule(f *testing.F) {
+	f.Add([]byte(`{"moduleId":"m1","deviceId":"d1","managedBy":"iotEdge","authentication":{"symmetricKey":{"primaryKey":"AAAAAAAAAAAAAAAAAAAAAA=="},"type":"sas"}}`))
+	f.Add([]byte(`{"authentication":{"type":"None"}}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		of := target{hub: hub.Host{Name: host}, id: "d1", module: "m1"}
+		spec, err := decodeModule(body, of)
+		if err != nil {
+			if errs.KindOf(err) != errs.Invalid {
+				t.Errorf("not the sender's fault: %v", err)
+			}
+			return
+		}
+		again, err := json.Marshal(encodeModule(&hub.Identity{Place: of.place(), ManagedBy: spec.ManagedBy, Auth: spec.Auth}, presence{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := decodeModule(again, of); err != nil || back.ManagedBy != spec.ManagedBy || back.Auth.Type != spec.Auth.Type || !back.Auth.Keys.Primary.Equal(spec.Auth.Keys.Primary) {
+			t.Errorf("%s became %s (%v)", body, again, err)
+		}
+	})
+}

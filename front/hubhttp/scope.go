@@ -67,7 +67,7 @@ func continuation(link string) (after device.ID, err error) {
 	if link == "" {
 		return "", nil
 	}
-	b, err := base64.RawURLEncoding.DecodeString(link)
+	b, err := base64.RawURLEncoding.Strict().DecodeString(link)
 	if err != nil {
 		return "", invalid("the continuation is not one that was given")
 	}

@@ -154,3 +154,20 @@ func TestScopeSync(t *testing.T) {
 		t.Errorf("another reader: %s", r.body)
 	}
 }
+
+func FuzzScopeRequests(f *testing.F) {
+	f.Add("middle/$edgeHub;middle;top", "bGVhZi0x")
+	f.Add(";;;/", "***")
+	f.Fuzz(func(t *testing.T, chain, link string) {
+		if target, err := targetOf(chain, "top"); err == nil && (strings.ContainsAny(string(target), ";/") || !strings.Contains(chain, "top")) {
+			t.Errorf("%q leads to %q", chain, target)
+		}
+		after, err := continuation(link)
+		if err != nil {
+			return
+		}
+		if link != "" && base64.RawURLEncoding.EncodeToString([]byte(after)) != strings.NewReplacer("\n", "", "\r", "").Replace(link) {
+			t.Errorf("%q goes on after %q", link, after)
+		}
+	})
+}
