@@ -256,6 +256,26 @@ func TestMessagesReachTheirSinks(t *testing.T) {
 	all.bodies = nil
 	all.mu.Unlock()
 
+	// A program that reads for a group, and says what it read, goes on over the deaths
+	// of the server.
+	group := make(chan int, 1<<20) // the numbers that it is given
+	reading, enough := context.WithCancel(t.Context())
+	defer enough()
+	go func() {
+		defer close(group)
+		for m, err := range operator.ReadGroup(reading, hubHost, admin.Group{Name: "watch", Start: "earliest", Follow: true}) {
+			if err != nil {
+				if reading.Err() == nil {
+					t.Errorf("reading for a group: %v", err)
+				}
+				return
+			}
+			if n, err := strconv.Atoi(string(m.Body)); err == nil {
+				group <- n
+			}
+		}
+	}()
+
 	sent := 0
 	send := func(d time.Duration) {
 		for until := time.Now().Add(d); time.Now().Before(until); sent++ {
@@ -289,6 +309,23 @@ func TestMessagesReachTheirSinks(t *testing.T) {
 	t.Logf("of the odd ones %d came again; the last %s after it was sent", again, time.Since(began).Round(time.Millisecond))
 	again = deep.await(sent)
 	t.Logf("in JetStream %d came again; the last %s after it was sent", again, time.Since(began).Round(time.Millisecond))
+	next, twice := 0, 0
+	for patience := time.After(time.Minute); next < sent; {
+		select {
+		case n, ok := <-group:
+			switch {
+			case !ok || n > next:
+				t.Fatalf("a group was given %d where %d was next", n, next)
+			case n == next:
+				next++
+			default:
+				twice++
+			}
+		case <-patience:
+			t.Fatalf("a group was given %d of %d messages", next, sent)
+		}
+	}
+	t.Logf("a group was given %d again; the last %s after it was sent", twice, time.Since(began).Round(time.Millisecond))
 
 	// A sink that is down is shown, and gets everything afterwards.
 	odd.stop()
