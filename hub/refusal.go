@@ -93,14 +93,14 @@ func (a Attempt) refused(by Approach, v attest.Verdict) Refusal {
 
 // fix says what would let the device in, by what the last check found.
 func (a Attempt) fix(v attest.Verdict) string {
-	what, name := "device", string(a.At.ID)
+	what, name, at := "device", string(a.At.ID), " --hub "+a.At.Hub
 	if a.At.Module != "" {
 		what, name = "module", name+" "+string(a.At.Module)
 	}
-	show := "\nberth hub " + what + " show " + name + " --hub " + a.At.Hub
+	show := "\nberth hub " + what + " show " + name + at
 	switch v.Findings[len(v.Findings)-1].Check {
 	case "device":
-		return "Let it be provisioned to this hub, or create it:\nberth hub " + what + " add " + name + " --hub " + a.At.Hub
+		return "Let it be provisioned to this hub, or create it:\nberth hub " + what + " create " + name + at
 	case "signature":
 		return "Have it sign with one of the keys that are registered; a device that was provisioned again has others. Compare them:" + show + " --keys"
 	case "audience":
@@ -112,9 +112,9 @@ func (a Attempt) fix(v attest.Verdict) string {
 	case "authentication type":
 		return "Have it prove itself in the way that is registered, or register the other one:" + show
 	case "status":
-		return "Enable it:\nberth hub device enable " + string(a.At.ID) + " --hub " + a.At.Hub
+		return "Enable it:\nberth hub device update " + string(a.At.ID) + " --enable" + at
 	case "policy token", "rights":
-		return "Use a policy of the hub with the right DeviceConnect:\nberth policy list --hub " + a.At.Hub
+		return "Use a policy of the hub with the right DeviceConnect:\nberth policy list" + at
 	}
 	return ""
 }

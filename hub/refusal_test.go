@@ -32,11 +32,11 @@ func TestRefusalsAreRemembered(t *testing.T) {
 		credential attest.Credential
 		found, fix string
 	}{
-		{"nobody", attest.Credential{Token: token(t, 1, host+"/devices/nobody", t0.Add(time.Hour), "")}, `✗ device: there is no device "nobody" at ` + host, "berth hub device add nobody --hub " + host},
+		{"nobody", attest.Credential{Token: token(t, 1, host+"/devices/nobody", t0.Add(time.Hour), "")}, `✗ device: there is no device "nobody" at ` + host, "berth hub device create nobody --hub " + host},
 		{"d1", attest.Credential{Token: token(t, 9, host+"/devices/d1", t0.Add(time.Hour), "")}, "✗ signature: ", "berth hub device show d1 --hub " + host + " --keys"},
 		{"d1", attest.Credential{Token: token(t, 1, host+"/devices/d9", t0.Add(time.Hour), "")}, "✗ audience: ", "a token for " + host + "/devices/d1"},
 		{"d1", attest.Credential{Token: token(t, 1, host+"/devices/d1", t0.Add(-time.Hour), "")}, "✗ expiry: ", "compare its clock"},
-		{"d2", attest.Credential{Token: token(t, 1, host+"/devices/d2", t0.Add(time.Hour), "")}, "✗ status: ", "berth hub device enable d2 --hub " + host},
+		{"d2", attest.Credential{Token: token(t, 1, host+"/devices/d2", t0.Add(time.Hour), "")}, "✗ status: ", "berth hub device update d2 --enable --hub " + host},
 		{"d3", attest.Credential{Chain: []*x509.Certificate{certificate(t, "d3")}}, "✗ thumbprint: ", "register the thumbprint"},
 		{"d1", attest.Credential{}, "✗ credential: ", ""},
 	} {

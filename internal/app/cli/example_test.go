@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +17,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/berth-iot/berth/client"
+	"github.com/berth-iot/berth/client/hub"
+	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/hsm/tpm2/swtpm"
 	"github.com/berth-iot/berth/internal/app"
 	"github.com/berth-iot/berth/pki"
@@ -77,16 +82,20 @@ func prepare(t *testing.T, command, tpm string) {
 		"reel.csv":           "serial;endorsementKey\n1;000b4a1f2d6c8e0b93755a7e6f10c2d4b68a1c3e5f708192a3b4c5d6e7f8091a2b3c\n",
 		"devices.csv": "registrationId,primaryKey,certificate,tags\n" +
 			"valve-8,dmFsdmUtOCwgYSBrZXkgb2YgMzIgYnl0ZXMgaGVyZS4=,,\nleaf-1,,leaf.pem,\"{\"\"site\"\":\"\"north\"\"}\"",
-		"devices.jsonl": `{"registrationId": "valve-9", "attestation": {"type": "symmetricKey"}}`,
-		"groups.jsonl":  `{"enrollmentGroupId": "shed", "attestation": {"type": "symmetricKey"}}`,
-		"webhook.url":   "https://allocate.example.com/api/allocate?code=c2VjcmV0",
-		"allocate.cel":  `linkedHubs.filter(h, h.startsWith(deviceRuntimeContext.payload.region + "."))[0]`,
-		"site.yaml":     "kind: enrollmentGroup\nenrollmentGroupId: site-7\nattestation: {type: symmetricKey}\n---\nkind: policy\nname: reader\nrights: [EnrollmentRead]",
-		"update.bin":    "what the device is to run next",
-		"hook.key":      "TWZLUTlyOEdLWXFyVHdqVVBEOElMUFpJbzJMYUxhU3c=",
-		"berth.creds":   "-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n",
-		"sample.json":   `{"temperature": 81}`,
-		"twin.json":     `{"tags": {"site": "north"}, "properties": {"desired": {"interval": 60}}}`,
+		"devices.jsonl":   `{"registrationId": "valve-9", "attestation": {"type": "symmetricKey"}}`,
+		"groups.jsonl":    `{"enrollmentGroupId": "shed", "attestation": {"type": "symmetricKey"}}`,
+		"webhook.url":     "https://allocate.example.com/api/allocate?code=c2VjcmV0",
+		"allocate.cel":    `linkedHubs.filter(h, h.startsWith(deviceRuntimeContext.payload.region + "."))[0]`,
+		"site.yaml":       "kind: enrollmentGroup\nenrollmentGroupId: site-7\nattestation: {type: symmetricKey}\n---\nkind: policy\nname: reader\nrights: [EnrollmentRead]",
+		"update.bin":      "what the device is to run next",
+		"hook.key":        "TWZLUTlyOEdLWXFyVHdqVVBEOElMUFpJbzJMYUxhU3c=",
+		"berth.creds":     "-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n",
+		"sample.json":     `{"temperature": 81}`,
+		"next.key":        "cHVtcC03LCBhIGtleSBmb3IgbGF0ZXIsIDMyIGJ5dGU=",
+		"filter.json":     `{"limit": 25}`,
+		"fast.json":       `{"deviceContent": {"properties.desired.rate": {"seconds": 5}}}`,
+		"deployment.json": `{"content": {"modulesContent": {"$edgeAgent": {"properties.desired": {"schemaVersion": "1.1"}}}}}`,
+		"twin.json":       `{"tags": {"site": "north"}, "properties": {"desired": {"interval": 60}}}`,
 	} {
 		if err := os.WriteFile(name, []byte(text+"\n"), 0o600); err != nil {
 			t.Fatal(err)
@@ -167,6 +176,7 @@ func prepare(t *testing.T, command, tpm string) {
 			runExample(t, "", line, tpm)
 		}
 	}
+	prepareHub(t, command)
 	switch command {
 	case "berth hub sink remove":
 		runExample(t, "", "berth hub route remove alarms", tpm)
@@ -180,6 +190,71 @@ func prepare(t *testing.T, command, tpm string) {
 		runExample(t, "", "berth group create old-lines --ca-reference old-plant", tpm)
 	}
 	enrollTPM(t, tpm)
+}
+
+// prepareHub gives the hub what the commands are about that work with one.
+func prepareHub(t *testing.T, command string) {
+	t.Helper()
+	work, ok := strings.CutPrefix(command, "berth hub ")
+	if work, _, _ = strings.Cut(work, " "); !ok || !slices.Contains([]string{"device", "module", "twin", "method", "query", "configuration"}, work) {
+		return
+	}
+	if command != "berth hub device create" {
+		runExample(t, "", "berth hub device create gate-1 --edge", "")
+		runExample(t, "", "berth hub twin update gate-1 --tags {\"site\":\"north\"}", "")
+	}
+	if command == "berth hub twin update" {
+		runExample(t, "", "berth hub module create gate-1 sieve", "")
+	}
+	if strings.HasPrefix(work, "configuration") && !strings.HasSuffix(command, "create") {
+		runExample(t, "", "berth hub configuration create fast --content fast.json --target *", "")
+	}
+	if command == "berth hub configuration" {
+		runExample(t, "", "berth hub configuration delete fast", "")
+	}
+	if command != "berth hub module create" && command != "berth hub module" && command != "berth hub device create" {
+		runExample(t, "", "berth hub module create gate-1 filter", "")
+	}
+	if command == "berth hub method" {
+		answerMethods(t, "pump-7", "")
+		answerMethods(t, "gate-1", "filter")
+	}
+}
+
+// answerMethods connects a device or a module that has every method.
+func answerMethods(t *testing.T, id, module device.ID) {
+	t.Helper()
+	name := string(id)
+	if module != "" {
+		name += "/" + string(module)
+	}
+	var out, log bytes.Buffer
+	if status := Run(t.Context(), []string{"hub", "device", "connection", name, "--out", "-"}, nil, &out, &log); status != exitOK {
+		t.Fatalf("exit status %d\n%s", status, log.String())
+	}
+	_, rest, _ := strings.Cut(out.String(), "HostName=")
+	host, _, _ := strings.Cut(rest, ";")
+	_, text, _ := strings.Cut(out.String(), "SharedAccessKey=")
+	key, err := device.ParseSymmetricKey(strings.TrimSpace(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots, err := (&terminal{data: os.Getenv("BERTH_DATA")}).trust("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := hub.Connect(t.Context(), hub.ConnectionConfig{
+		Host: host, DeviceID: id, ModuleID: module, Credential: client.SymmetricKey(key), RootCAs: roots.RootCAs, Transport: hub.WebSocket,
+		OnMethod: func(context.Context, string, json.RawMessage) (int, json.RawMessage, error) { return 200, nil, nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // proveCA asks for a code and puts what the CA signed for it into proof.pem, as
@@ -265,15 +340,19 @@ func (w *watch) Write(b []byte) (int, error) {
 }
 
 // splitLine cuts a line into words as a shell does, as far as examples need it:
-// at blanks outside of single quotes.
+// at blanks outside of quotes.
 func splitLine(line string) []string {
 	var words []string
-	quoted := false
-	for i, part := range strings.Split(strings.TrimSpace(line), "'") {
-		if quoted = i%2 == 1; quoted {
-			words = append(words, part)
-		} else {
-			words = append(words, strings.Fields(part)...)
+	for line = strings.TrimSpace(line); line != ""; line = strings.TrimSpace(line) {
+		end := strings.IndexByte(line, ' ')
+		switch quote := line[:1]; {
+		case quote == "'" || quote == `"`:
+			word, rest, _ := strings.Cut(line[1:], quote)
+			words, line = append(words, word), rest
+		case end < 0:
+			words, line = append(words, line), ""
+		default:
+			words, line = append(words, line[:end]), line[end:]
 		}
 	}
 	return words
