@@ -122,18 +122,18 @@ func FuzzFind(f *testing.F) {
 // open.
 func twice(text []byte) bool {
 	again := false
-	var look func(s string)
-	look = func(s string) {
+	var look func(s []byte)
+	look = func(s []byte) {
 		seen := map[string]bool{}
-		members(s, func(name, value string) bool {
-			again = again || seen[name]
-			seen[name] = true
+		members(s, func(name, value []byte) bool {
+			again = again || seen[string(name)]
+			seen[string(name)] = true
 			look(value)
 			return true
 		})
-		texts(s, func(value string) bool { look(value); return true })
+		texts(s, func(value []byte) bool { look(value); return true })
 	}
-	look(string(text))
+	look(text)
 	return again
 }
 

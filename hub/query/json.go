@@ -1,6 +1,7 @@
 package query
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -13,7 +14,7 @@ import (
 // Find returns the value at a path below a JSON value. With fold, names that
 // differ in case only are taken where there is none that is equal.
 func Find(text json.RawMessage, at Path, fold bool) Value {
-	rest := string(text)
+	rest := []byte(text)
 	for _, s := range at {
 		var ok bool
 		if s.Name == "" {
@@ -29,13 +30,13 @@ func Find(text json.RawMessage, at Path, fold bool) Value {
 }
 
 // member returns the text of an object's member.
-func member(text, name string, fold bool) (found string, ok bool) {
-	members(text, func(n, value string) bool {
+func member(text []byte, name string, fold bool) (found []byte, ok bool) {
+	members(text, func(n, value []byte) bool {
 		switch {
-		case n == name:
+		case string(n) == name:
 			found, ok = value, true
 			return false
-		case fold && !ok && strings.EqualFold(n, name):
+		case fold && !ok && strings.EqualFold(string(n), name):
 			found, ok = value, true
 		}
 		return true
@@ -43,9 +44,9 @@ func member(text, name string, fold bool) (found string, ok bool) {
 	return found, ok
 }
 
-func element(text string, index int) (found string, ok bool) {
+func element(text []byte, index int) (found []byte, ok bool) {
 	i := 0
-	texts(text, func(value string) bool {
+	texts(text, func(value []byte) bool {
 		ok = i == index
 		if ok {
 			found = value
@@ -57,9 +58,9 @@ func element(text string, index int) (found string, ok bool) {
 }
 
 // members calls use with the members of an object until it returns false.
-func members(text string, use func(name, value string) bool) {
+func members(text []byte, use func(name, value []byte) bool) {
 	text = trimmed(text)
-	if !strings.HasPrefix(text, "{") {
+	if !begins(text, '{') {
 		return
 	}
 	for {
@@ -70,7 +71,7 @@ func members(text string, use func(name, value string) bool) {
 		}
 		name := unquoted(text[:n])
 		text = trimmed(text[n:])
-		if !strings.HasPrefix(text, ":") {
+		if !begins(text, ':') {
 			return
 		}
 		text = trimmed(text[1:])
@@ -78,16 +79,16 @@ func members(text string, use func(name, value string) bool) {
 		if n == 0 || !use(name, text[:n]) {
 			return
 		}
-		if text = trimmed(text[n:]); !strings.HasPrefix(text, ",") {
+		if text = trimmed(text[n:]); !begins(text, ',') {
 			return
 		}
 	}
 }
 
 // texts calls use with the elements of an array until it returns false.
-func texts(text string, use func(value string) bool) {
+func texts(text []byte, use func(value []byte) bool) {
 	text = trimmed(text)
-	if !strings.HasPrefix(text, "[") {
+	if !begins(text, '[') {
 		return
 	}
 	for {
@@ -96,18 +97,20 @@ func texts(text string, use func(value string) bool) {
 		if n == 0 || !use(text[:n]) {
 			return
 		}
-		if text = trimmed(text[n:]); !strings.HasPrefix(text, ",") {
+		if text = trimmed(text[n:]); !begins(text, ',') {
 			return
 		}
 	}
 }
 
 func elements(text string, use func(Value) bool) {
-	texts(text, func(value string) bool { return use(valueOf(value)) })
+	texts([]byte(text), func(value []byte) bool { return use(valueOf(value)) })
 }
 
-func trimmed(s string) string {
-	for s != "" && (s[0] == ' ' || s[0] == '\t' || s[0] == '\r' || s[0] == '\n') {
+func begins(s []byte, with byte) bool { return len(s) > 0 && s[0] == with }
+
+func trimmed(s []byte) []byte {
+	for len(s) > 0 && (s[0] == ' ' || s[0] == '\t' || s[0] == '\r' || s[0] == '\n') {
 		s = s[1:]
 	}
 	return s
@@ -115,8 +118,8 @@ func trimmed(s string) string {
 
 // stringLength returns the length of the string that s begins with, quotes
 // included, or zero.
-func stringLength(s string) int {
-	if s == "" || s[0] != '"' {
+func stringLength(s []byte) int {
+	if !begins(s, '"') {
 		return 0
 	}
 	for i := 1; i < len(s); i++ {
@@ -131,8 +134,8 @@ func stringLength(s string) int {
 }
 
 // valueLength returns the length of the value that s begins with, or zero.
-func valueLength(s string) int {
-	if s == "" {
+func valueLength(s []byte) int {
+	if len(s) == 0 {
 		return 0
 	}
 	switch s[0] {
@@ -150,7 +153,7 @@ func valueLength(s string) int {
 	return len(s)
 }
 
-func nestedLength(s string) int {
+func nestedLength(s []byte) int {
 	depth := 0
 	for i := 0; i < len(s); i++ {
 		switch s[i] {
@@ -171,31 +174,32 @@ func nestedLength(s string) int {
 	return 0
 }
 
-func unquoted(s string) string {
-	if strings.IndexByte(s, '\\') < 0 {
+// unquoted is what a string says.
+func unquoted(s []byte) []byte {
+	if bytes.IndexByte(s, '\\') < 0 {
 		return s[1 : len(s)-1]
 	}
 	var text string
-	if json.Unmarshal([]byte(s), &text) != nil {
-		return ""
+	if json.Unmarshal(s, &text) != nil {
+		return nil
 	}
-	return text
+	return []byte(text)
 }
 
-func valueOf(text string) Value {
-	text = strings.Trim(text, " \t\r\n")
-	if text == "" {
+func valueOf(text []byte) Value {
+	text = bytes.Trim(text, " \t\r\n")
+	if len(text) == 0 {
 		return Value{}
 	}
 	switch text[0] {
 	case '"':
 		if stringLength(text) == len(text) {
-			return TextValue(unquoted(text))
+			return TextValue(string(unquoted(text)))
 		}
 	case '{':
-		return Value{kind: Object, text: text}
+		return Value{kind: Object, text: string(text)}
 	case '[':
-		return Value{kind: Array, text: text}
+		return Value{kind: Array, text: string(text)}
 	case 't':
 		return BoolValue(true)
 	case 'f':
@@ -203,7 +207,7 @@ func valueOf(text string) Value {
 	case 'n':
 		return NullValue()
 	default:
-		if n, err := strconv.ParseFloat(text, 64); err == nil {
+		if n, err := strconv.ParseFloat(string(text), 64); err == nil {
 			return NumberValue(n)
 		}
 	}
@@ -214,14 +218,10 @@ func valueOf(text string) Value {
 // array, and with the names on the way to it with dots between them, below a
 // prefix.
 func Leaves(text json.RawMessage, prefix string, visit func(key string, v Value)) {
-	leaves(string(text), prefix, visit)
-}
-
-func leaves(text, prefix string, visit func(key string, v Value)) {
-	members(text, func(name, value string) bool {
-		key := prefix + "." + name
-		if strings.HasPrefix(value, "{") {
-			leaves(value, key, visit)
+	members(text, func(name, value []byte) bool {
+		key := prefix + "." + string(name)
+		if begins(value, '{') {
+			Leaves(value, key, visit)
 		} else if v := valueOf(value); v.primitive() {
 			visit(key, v)
 		}

@@ -506,3 +506,24 @@ func TestReads(t *testing.T) {
 		t.Errorf("%v, want %v", read, want)
 	}
 }
+
+func BenchmarkHolds(b *testing.B) {
+	for _, text := range []string{"tags.location.region = 'US'", "properties.reported.telemetryConfig.sendFrequencyInSecs > 60 AND tags.n IN [1, 5] OR tags.missing = 1"} {
+		b.Run(text, func(b *testing.B) {
+			c, err := ParseCondition(text)
+			if err != nil {
+				b.Fatal(err)
+			}
+			document := json.RawMessage(thermostat)
+			b.ReportAllocs()
+			for b.Loop() {
+				c.Holds(raw(document))
+			}
+		})
+	}
+}
+
+// raw is a document of JSON bytes.
+type raw json.RawMessage
+
+func (r raw) Lookup(at Path) Value { return Find(json.RawMessage(r), at, false) }
