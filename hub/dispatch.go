@@ -72,8 +72,10 @@ const (
 	lookForRoutes = 3 * time.Second
 	// lookForLease is how often a server that does not read looks whether it may.
 	lookForLease = 3 * time.Second
-	// afterFault is how long to wait when the database does not do what it is asked.
-	afterFault = time.Second
+	// afterFault is how long to wait when the database does not do what it is asked,
+	// and longer each time, up to maxAfterFault.
+	afterFault    = time.Second
+	maxAfterFault = 8 * time.Second
 	// lastDelivery is how long a delivery goes on that was begun when the server
 	// stops.
 	lastDelivery = 3 * time.Second
@@ -229,8 +231,7 @@ func (d *Dispatcher) follow(ctx context.Context, runners map[Reader]*runner) err
 
 // serve works for a route whenever its lease can be had, until ctx ends.
 func (d *Dispatcher) serve(ctx context.Context, reader Reader, route Route, config SinkConfig) {
-	for ctx.Err() == nil {
-		wait := afterFault
+	for wait := afterFault; ctx.Err() == nil; {
 		err := d.serveLease(ctx, reader, route, config)
 		switch {
 		case ctx.Err() != nil:
@@ -238,7 +239,9 @@ func (d *Dispatcher) serve(ctx context.Context, reader Reader, route Route, conf
 		case errors.Is(err, errLeased):
 			wait = lookForLease
 		case errors.Is(err, errLeaseLost):
+			wait = afterFault
 		case err != nil:
+			wait = min(2*wait, maxAfterFault)
 			d.Fault(fmt.Errorf("working for the route %s of %s: %w", reader.Name, reader.Hub, err))
 		}
 		timer := time.NewTimer(wait)
@@ -655,8 +658,8 @@ func (d *Dispatcher) DeleteRoute(ctx context.Context, hub, name string, ifMatch 
 	return nil
 }
 
-// PutSink creates or replaces a sink. The secret stays where none is given and the
-// URL has the same scheme and host. A precondition asks for one that exists.
+// PutSink creates or replaces a sink. The secret stays where none is given and kind,
+// settings, authorities, and the URL's scheme and host are the same. A precondition asks for one that exists.
 func (d *Dispatcher) PutSink(ctx context.Context, c SinkConfig, ifMatch Precondition) (*SinkConfig, error) {
 	if c.BatchSize == 0 {
 		c.BatchSize = DefaultSinkBatch

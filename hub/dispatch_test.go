@@ -465,9 +465,12 @@ func TestRoutesAndSinksAreRefused(t *testing.T) {
 		return string(all[i].Secret.Bytes())
 	}
 	for _, c := range []struct {
-		url, secret, want string
-	}{{"far://away/x", "secret", "secret"}, {"far://AWAY/y", "", "secret"}, {"far://elsewhere/y", "", ""}} {
-		sink.URL, sink.Secret = c.url, hub.NewSecret([]byte(c.secret))
+		url, authorities, secret, want string
+	}{
+		{"far://away/x", "", "secret", "secret"}, {"far://AWAY/y", "", "", "secret"}, {"far://elsewhere/y", "", "", ""},
+		{"far://away/x", "", "secret", "secret"}, {"far://away/x", "another", "", ""},
+	} {
+		sink.URL, sink.Authorities, sink.Secret = c.url, c.authorities, hub.NewSecret([]byte(c.secret))
 		if _, err := d.PutSink(t.Context(), sink, nil); err != nil || secret() != c.want {
 			t.Errorf("%s: %q, %v", c.url, secret(), err)
 		}

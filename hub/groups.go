@@ -48,6 +48,9 @@ func (d *Dispatcher) OpenGroup(ctx context.Context, hub, group, id string, start
 	if err != nil {
 		return nil, err
 	}
+	if err := d.roomFor(ctx, hub, group); err != nil {
+		return nil, err
+	}
 	g := &GroupReader{d: d, of: Reader{hub, OfGroup, group}, id: id}
 	for {
 		newest, err := d.Stream.LastSequence(ctx)
@@ -86,6 +89,27 @@ func (d *Dispatcher) OpenGroup(ctx context.Context, hub, group, id string, start
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// roomFor refuses a group that does not exist where there are too many.
+func (d *Dispatcher) roomFor(ctx context.Context, hub, group string) error {
+	positions, err := d.Positions.Positions(ctx, hub)
+	if err != nil {
+		return fmt.Errorf("reading the positions: %w", err)
+	}
+	groups := 0
+	for _, p := range positions {
+		if p.Kind != OfGroup {
+			continue
+		}
+		if groups++; p.Name == group {
+			return nil
+		}
+	}
+	if groups >= maxRoutes {
+		return errs.New(errs.Forbidden, 0, "%s has %d consumer groups, which is the limit", hub, maxRoutes)
+	}
+	return nil
 }
 
 // seek returns the number behind which a new group begins.

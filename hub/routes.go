@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -80,7 +81,7 @@ const (
 	MaxSinkBytes     = 4 << 20 // of a batch, properties included, the last message aside
 )
 
-// maxRoutes bounds the routes of a hub, and the sinks.
+// maxRoutes bounds the routes of a hub, the sinks, and the consumer groups.
 const maxRoutes = 100
 
 // Routing is everything that is said about where a hub's messages go. Both lists
@@ -201,8 +202,8 @@ func (r Routing) removeRoute(name string, ifMatch Precondition) (Routing, error)
 }
 
 // putSink is what the routing becomes when a sink is created or replaced. The
-// secret stays, where none is given and the sink is of the same kind and at the
-// same place: whoever may only move it elsewhere must not learn it that way.
+// secret stays, where none is given and nothing changes of whom it is shown to and
+// how: who may set sinks must not learn it that way.
 func (r Routing) putSink(next SinkConfig, ifMatch Precondition) (Routing, error) {
 	old := r.Sink(next.Name)
 	switch {
@@ -210,7 +211,8 @@ func (r Routing) putSink(next SinkConfig, ifMatch Precondition) (Routing, error)
 		return r, staleRouting()
 	case old == nil && len(r.Sinks) >= maxRoutes:
 		return r, errs.New(errs.Forbidden, 0, "%s has %d sinks, which is the limit", next.Hub, maxRoutes)
-	case old != nil && next.Secret.IsZero() && next.Kind == old.Kind && sameOrigin(next.URL, old.URL):
+	case old != nil && next.Secret.IsZero() && next.Kind == old.Kind && sameOrigin(next.URL, old.URL) &&
+		maps.Equal(next.Settings, old.Settings) && next.Authorities == old.Authorities:
 		next.Secret = old.Secret
 	}
 	r.Sinks = put(r.Sinks, next, sinkName)

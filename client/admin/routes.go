@@ -93,8 +93,8 @@ type SinkChange struct {
 	Kind     string            `json:"kind"` // "webhook" or "jetstream"
 	URL      string            `json:"url"`
 	Settings map[string]string `json:"settings,omitempty"`
-	// Secret stays what it is where none is given and the sink is of the same kind
-	// and at the same host.
+	// Secret stays what it is where none is given, and kind, settings, authorities and
+	// the URL's host are the same.
 	Secret      string `json:"secret,omitempty"`
 	Authorities string `json:"authorities,omitempty"` // PEM
 	BatchSize   int    `json:"batchSize,omitempty"`

@@ -57,7 +57,7 @@ func TestRoutesAndSinks(t *testing.T) {
 		t.Errorf("%s", answer)
 	}
 	put("/sinks/lake", `{"kind":"far","url":"https://lake.example/x"}`, `"`+etag+`x"`, 412)
-	put("/sinks/lake", `{"kind":"far","url":"https://lake.example/x"}`, `"`+etag+`"`, 200)
+	put("/sinks/lake", `{"kind":"far","url":"https://lake.example/y","settings":{"a":"b"}}`, `"`+etag+`"`, 200)
 	if _, answer := s.send("GET", at2+"/sinks", "", token(s.owner)); !strings.Contains(answer, `"hasSecret":true`) {
 		t.Errorf("the secret went: %s", answer)
 	}

@@ -42,8 +42,8 @@ test does that.
 
 The secret of a webhook is its signing key, 24 to 64 bytes in base64 (openssl rand
 -base64 32); that of JetStream a credentials file, USER:PASSWORD or a token. It is kept
-encrypted and never shown. Where none is given the one before stays, as long as kind and
-host are the same.
+encrypted and never shown. Where none is given the one before stays, as long as kind,
+host, settings and CA are the same.
 
 Settings of jetstream: subject, such as berth.{hub}.{device} (which it is by default),
 where {module} can stand as well; stream, the name of a stream that is made if there is
