@@ -49,7 +49,7 @@ bench:
 bench-quick:
 	scripts/need =ca-certificates =postgresql mosquitto
 	@began=$$(date +%s); \
-	go run ./bench -json bench.json -n 100 -rounds 9 -within 18s -imports 1000 -idle 2000 -twins 1000 \
+	go run ./bench -json bench.json -n 100 -rounds 9 -within 14s -imports 1000 -idle 2000 -twins 1000 \
 		-servers sqlite:1000,sqlite:20000,postgres:1000 \
 		-only symmetric_key,symmetric_key_individual,tpm,x509_group,x509_individual,messages,connections,idle,methods,twins,queries && \
 	echo && echo "It took $$(($$(date +%s) - began)) s with the building."
