@@ -258,7 +258,7 @@ func (d *Dispatcher) serveLease(ctx context.Context, reader Reader, route Route,
 	if err != nil {
 		return fmt.Errorf("reading the end of the stream: %w", err)
 	}
-	l, _, err := take(ctx, d.Positions, d.Now, reader, d.Name, newest)
+	l, err := take(ctx, d.Positions, d.Now, reader, d.Name, newest)
 	if err != nil {
 		return err
 	}
@@ -314,7 +314,7 @@ func (p *pump) run(ctx context.Context) error {
 		limit = p.fitting(page)
 		if len(page) > 0 && !full {
 			if wait := p.config.BatchWait - p.now().Sub(page[0].Enqueued); wait > 0 {
-				if err := p.hold(ctx, wait, nil); err != nil {
+				if err := p.hold(ctx, wait); err != nil {
 					return err
 				}
 				continue
@@ -327,7 +327,7 @@ func (p *pump) run(ctx context.Context) error {
 			continue
 		}
 		if newest > p.at.Sequence { // by messages of other hubs
-			p.at.Sequence, p.dirty = newest, true
+			p.at.Sequence = newest
 		}
 		if err := p.await(ctx); err != nil {
 			return err
@@ -346,7 +346,6 @@ func (p *pump) read(ctx context.Context, newest uint64, limit int) ([]*Message, 
 	if lost > 0 {
 		p.at.Lost += lost
 		p.at.Sequence += lost
-		p.dirty = true
 	}
 	return page, err
 }
@@ -412,7 +411,7 @@ func (p *pump) pass(ctx context.Context, page []*Message) error {
 			batch, bytes = nil, 0
 		}
 		if len(batch) == 0 && m.Sequence > p.at.Sequence {
-			p.at.Sequence, p.dirty = m.Sequence, true
+			p.at.Sequence = m.Sequence
 		}
 	}
 	return nil
@@ -434,7 +433,7 @@ func (p *pump) deliver(ctx context.Context, batch []*Message) error {
 		if err := p.failed(ctx, err); err != nil {
 			return err
 		}
-		if err := p.hold(ctx, p.backoff(n, err), nil); err != nil {
+		if err := p.hold(ctx, p.backoff(n, err)); err != nil {
 			return err
 		}
 	}
@@ -478,7 +477,7 @@ func (p *pump) stuck(ctx context.Context, why error) error {
 		return err
 	}
 	for {
-		if err := p.hold(ctx, maxBackoff, nil); err != nil {
+		if err := p.hold(ctx, maxBackoff); err != nil {
 			return err
 		}
 	}

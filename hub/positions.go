@@ -81,31 +81,26 @@ type lease struct {
 	positions Positions
 	now       func() time.Time
 	at        Position // as it was written last, and what has come to it since
-	dirty     bool     // something has
 }
 
 // take takes the lease of a reader for owner. A reader without a position begins
 // behind the message that has the number start. The error is errLeased while
-// somebody else has it; then until is when to try again at the latest.
-func take(ctx context.Context, positions Positions, now func() time.Time, of Reader, owner string, start uint64) (l *lease, until time.Time, err error) {
-	l = &lease{positions: positions, now: now}
-	err = positions.ChangePosition(ctx, of, func(old *Position) (*Position, error) {
+// somebody else has it.
+func take(ctx context.Context, positions Positions, now func() time.Time, of Reader, owner string, start uint64) (*lease, error) {
+	l := &lease{positions: positions, now: now}
+	err := positions.ChangePosition(ctx, of, func(old *Position) (*Position, error) {
 		next := Position{Reader: of, Sequence: start}
 		if old != nil {
 			next = *old
 		}
 		if next.Owner != "" && next.Owner != owner && now().Before(next.Lease) {
-			until = next.Lease
 			return nil, errLeased
 		}
 		next.Owner, next.Lease = owner, now().Add(leaseTime)
 		l.at = next
 		return &next, nil
 	})
-	if err != nil {
-		return nil, until, err
-	}
-	return l, until, nil
+	return l, err
 }
 
 // commit writes the position, and renews the lease.
@@ -122,7 +117,7 @@ func (l *lease) commit(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("writing the position: %w", err)
 	}
-	l.at, l.dirty = next, false
+	l.at = next
 	return nil
 }
 
@@ -134,8 +129,8 @@ func (l *lease) renew(ctx context.Context) error {
 	return l.commit(ctx)
 }
 
-// hold waits until the time is over or wake is closed, and keeps the lease.
-func (l *lease) hold(ctx context.Context, d time.Duration, wake <-chan struct{}) error {
+// hold waits until the time is over, and keeps the lease.
+func (l *lease) hold(ctx context.Context, d time.Duration) error {
 	for end := l.now().Add(d); ; {
 		left := end.Sub(l.now())
 		if left <= 0 {
@@ -144,9 +139,6 @@ func (l *lease) hold(ctx context.Context, d time.Duration, wake <-chan struct{})
 		timer := time.NewTimer(min(left, renewAfter))
 		select {
 		case <-timer.C:
-		case <-wake:
-			timer.Stop()
-			return nil
 		case <-ctx.Done():
 			timer.Stop()
 			return context.Cause(ctx)

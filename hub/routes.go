@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -132,7 +133,7 @@ func (s Secret) IsZero() bool { return s.reveal == nil }
 func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, "[secret]") }
 
 // MarshalJSON fails: who encodes a secret did not mean to.
-func (Secret) MarshalJSON() ([]byte, error) { return nil, fmt.Errorf("a secret is not encoded") }
+func (Secret) MarshalJSON() ([]byte, error) { return nil, errors.New("a secret is not encoded") }
 
 // Route returns the route of a name, or nil.
 func (r Routing) Route(name string) *Route {
