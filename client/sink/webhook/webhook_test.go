@@ -137,10 +137,11 @@ func TestNames(t *testing.T) {
 	m := func(at string, sequence uint64) *hub.Message { return &hub.Message{Hub: at, Sequence: sequence} }
 	seen := map[string]bool{}
 	for _, batch := range [][]*hub.Message{{m("a", 1)}, {m("a", 1), m("a", 2)}, {m("a", 12)}, {m("b", 1)}} {
-		if name(batch) != name(batch) || seen[name(batch)] {
-			t.Errorf("%s", name(batch))
+		once, again := name(batch), name(batch)
+		if once != again || seen[once] {
+			t.Errorf("%s, and %s when it is sent again", once, again)
 		}
-		seen[name(batch)] = true
+		seen[once] = true
 	}
 }
 
@@ -155,7 +156,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		"a fault":    {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, "answered 500 Internal Server Error", 0},
 		"gone":       {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(410) }, "answered 410 Gone", 0},
-		"a redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, 307) }, "answered 307", 0},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect) }, "answered 307", 0},
 		"busy":       {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", "7"); w.WriteHeader(429) }, "answered 429", 7 * time.Second},
 		"busy for so": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "99999")
