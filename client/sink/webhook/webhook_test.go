@@ -154,10 +154,12 @@ func TestRefusals(t *testing.T) {
 		want   string
 		after  time.Duration
 	}{
-		"a fault":    {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, "answered 500 Internal Server Error", 0},
-		"gone":       {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(410) }, "answered 410 Gone", 0},
-		"a redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect) }, "answered 307", 0},
-		"busy":       {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", "7"); w.WriteHeader(429) }, "answered 429", 7 * time.Second},
+		"a fault": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, "answered 500 Internal Server Error", 0},
+		"gone":    {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(410) }, "answered 410 Gone", 0},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+		}, "answered 307", 0},
+		"busy": {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", "7"); w.WriteHeader(429) }, "answered 429", 7 * time.Second},
 		"busy for so": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "99999")
 			w.WriteHeader(503)
