@@ -62,6 +62,8 @@ type sink struct {
 	filter    string // all subjects that it makes
 	stream    string // its name; empty for whichever captures the subjects
 	maxAge    time.Duration
+	dial      dial.Func
+	until     time.Time // when connecting ends; set before that begins
 
 	// One connection at a time, and never a reconnected one: what was sent on it
 	// arrives in order or, from some message on, not at all.
@@ -137,9 +139,10 @@ func (s *sink) connectBy(c hub.SinkConfig, secure bool) error {
 	if !secure && !s.plaintext {
 		may = dial.Loopback
 	}
+	s.dial = dial.To(may, "sinks")
 	s.options = []nats.Option{
 		nats.Name("berth " + c.Name), nats.NoReconnect(), nats.Timeout(connectTimeout), nats.NoCallbacksAfterClientClose(),
-		nats.SetCustomDialer(dialer(dial.To(may, "sinks"))),
+		nats.SetCustomDialer(dialer{s}),
 	}
 	if secure {
 		config := &tls.Config{MinVersion: tls.VersionTLS12}
@@ -167,14 +170,17 @@ func (s *sink) connectBy(c hub.SinkConfig, secure bool) error {
 	return nil
 }
 
-// A dialer connects with a time limit.
-type dialer dial.Func
+// A dialer connects to one server after the other, within the time that there is for
+// all of them.
+type dialer struct{ *sink }
 
 // Dial implements nats.CustomDialer.
 func (d dialer) Dial(network, address string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	ctx, cancel := context.WithDeadline(context.Background(), d.until)
 	defer cancel()
-	return d(ctx, network, address)
+	ctx, cancel = context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	return d.dial(ctx, network, address)
 }
 
 // subjects returns the wildcard for all subjects that a template makes at a hub, or
@@ -336,6 +342,10 @@ func (s *sink) chain(ctx context.Context, batch []*hub.Message) (kept int, err e
 
 // connect connects and finds the stream, or makes it.
 func (s *sink) connect(ctx context.Context) error {
+	s.until = time.Now().Add(ackTimeout)
+	if end, ok := ctx.Deadline(); ok && end.Before(s.until) {
+		s.until = end
+	}
 	connection, err := nats.Connect(s.servers, s.options...)
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
