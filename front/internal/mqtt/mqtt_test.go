@@ -94,14 +94,18 @@ func meet(t *testing.T, f func(p *peer)) {
 
 func (p *peer) send(packets ...mqtt.Packet) {
 	p.Helper()
-	var b []byte
+	p.sendBytes(p.bytes(packets...))
+}
+
+func (p *peer) bytes(packets ...mqtt.Packet) (b []byte) {
+	p.Helper()
 	for _, packet := range packets {
 		var err error
 		if b, err = packet.Append(b); err != nil {
 			p.Fatal(err)
 		}
 	}
-	p.sendBytes(b)
+	return b
 }
 
 func (p *peer) sendBytes(b []byte) {
@@ -320,8 +324,13 @@ func TestBackPressureOfBytes(t *testing.T) {
 		p.hold = true
 		p.connect(mqtt.Connect{})
 		large := make([]byte, 900)
-		go p.send(&mqtt.Publish{QoS: 1, ID: 1, Topic: "t", Payload: large}, &mqtt.Publish{Topic: "t", Payload: large},
+		sent := p.bytes(&mqtt.Publish{QoS: 1, ID: 1, Topic: "t", Payload: large}, &mqtt.Publish{Topic: "t", Payload: large},
 			&mqtt.Publish{QoS: 1, ID: 2, Topic: "t"}, &mqtt.Publish{QoS: 1, ID: 3, Topic: "t"})
+		go func() {
+			if _, err := p.Write(sent); err != nil {
+				p.Error(err)
+			}
+		}()
 		synctest.Wait()
 		if len(p.accept) != 2 {
 			t.Fatalf("%d messages are under way, want two of 900 bytes", len(p.accept))
