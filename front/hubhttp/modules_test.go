@@ -3,9 +3,11 @@ package hubhttp
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -374,4 +376,32 @@ func FuzzDecodeModule(f *testing.F) {
 			t.Errorf("%s became %s (%v)", body, again, err)
 		}
 	})
+}
+
+// A device that has no key manages its modules by the certificate of its connection.
+func TestADeviceManagesItsModulesWithACertificate(t *testing.T) {
+	s := start(t)
+	own, stranger := selfSigned(t), selfSigned(t)
+	pinned := `{"authentication":{"type":"selfSigned","x509Thumbprint":{"primaryThumbprint":"` + attest.Thumbprint(own.Certificate[0]) + `"}}}`
+	s.as("PUT", "/devices/d2", pinned).want(t, "create", 200, 0)
+	s.as("PUT", "/devices/d3", `{}`).want(t, "create", 200, 0)
+	roots := s.client.Transport.(*http.Transport).TLSClientConfig.RootCAs
+	present := func(cert tls.Certificate) {
+		s.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "example.com", Certificates: []tls.Certificate{cert}}}}
+		t.Cleanup(s.client.CloseIdleConnections)
+	}
+	module := `{"moduleId":"m1","deviceId":"d2","authentication":{"type":"selfSigned","x509Thumbprint":{"primaryThumbprint":"` + attest.ThumbprintSHA1(stranger.Certificate[0]) + `"}}}`
+	present(own)
+	s.send("PUT", "/devices/d2/modules/m1", module).want(t, "create", 200, 0)
+	s.send("PUT", "/devices/d2/modules/m1", module, "If-Match", "*").want(t, "update", 200, 0)
+	s.send("GET", "/devices/d2/modules", "").want(t, "list", 200, 0)
+	s.send("GET", "/devices/d3/modules", "").want(t, "another device's", 401, errs.CodeDeviceUnauthorized)
+	s.send("GET", "/devices/d2", "").want(t, "its identity", 401, errs.CodeUnauthorizedAccess)
+	s.send("GET", "/devices/d2/modules", "", "Authorization", token(s.reader)).want(t, "an operator with some certificate", 200, 0)
+	s.send("DELETE", "/devices/d2/modules/m1", "", "Authorization", token(s.reader)).want(t, "an operator who may not, with the device's certificate", 401, errs.CodeUnauthorizedAccess)
+	present(stranger) // which is the module's
+	s.send("GET", "/devices/d2/modules", "").want(t, "the module's", 401, errs.CodeDeviceUnauthorized)
+	s.send("DELETE", "/devices/d2/modules/m1", "", "If-Match", "*").want(t, "the module's", 401, errs.CodeDeviceUnauthorized)
+	present(own)
+	s.send("DELETE", "/devices/d2/modules/m1", "", "If-Match", "*").want(t, "delete", 204, 0)
 }
