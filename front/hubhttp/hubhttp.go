@@ -47,48 +47,7 @@ type Config struct {
 func New(c Config) http.Handler {
 	a := api{c}
 	return rest.Edge{
-		Routes: []rest.Route{
-			{Method: http.MethodGet, Pattern: "/devices", Serve: a.ofHub("/devices", a.listDevices)},
-			{Method: http.MethodPost, Pattern: queryPath, Serve: a.ofHub(queryPath, a.postQuery)},
-			{Method: http.MethodPost, Pattern: "/devices", Serve: a.ofHub("/devices", a.postDevices)},
-			{Method: http.MethodPost, Pattern: "/devices/keys/regenerate", Serve: a.ofHub("/devices", a.postRegenerateKeys)},
-			{Method: http.MethodGet, Pattern: "/statistics/service", Serve: a.ofHub("/statistics/service", a.serviceStatistics)},
-			{Method: http.MethodGet, Pattern: "/statistics/devices", Serve: a.ofHub("/statistics/devices", a.statistics)},
-			{Method: http.MethodGet, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.getDevice)},
-			{Method: http.MethodPut, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.putDevice)},
-			{Method: http.MethodDelete, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.deleteDevice)},
-			{Method: http.MethodGet, Pattern: "/configurations", Serve: a.ofHub(configurationsPath, a.listConfigurations)},
-			{Method: http.MethodPost, Pattern: "/configurations/testQueries", Serve: a.ofHub(configurationsPath, a.testQueries)},
-			{Method: http.MethodGet, Pattern: "/configurations/{configuration}", Serve: a.ofHub(configurationsPath, a.getConfiguration)},
-			{Method: http.MethodPut, Pattern: "/configurations/{configuration}", Serve: a.ofHub(configurationsPath, a.putConfiguration)},
-			{Method: http.MethodDelete, Pattern: "/configurations/{configuration}", Serve: a.ofHub(configurationsPath, a.deleteConfiguration)},
-			{Method: http.MethodPost, Pattern: "/devices/{id}/applyConfigurationContent", Serve: a.operator("/devices/", a.applyContent)},
-			{Method: http.MethodGet, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.getTwin)},
-			{Method: http.MethodPatch, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.patchTwin)},
-			{Method: http.MethodPut, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.putTwin)},
-			{Method: http.MethodPost, Pattern: "/twins/{id}/methods", Serve: a.operator("/twins/", a.postMethod)},
-			{Method: http.MethodGet, Pattern: "/devices/{id}/modules", Serve: a.actor(a.listModules)},
-			{Method: http.MethodGet, Pattern: "/devices/{id}/modules/{module}", Serve: a.actor(a.getModule)},
-			{Method: http.MethodPut, Pattern: "/devices/{id}/modules/{module}", Serve: a.actor(a.putModule)},
-			{Method: http.MethodDelete, Pattern: "/devices/{id}/modules/{module}", Serve: a.actor(a.deleteModule)},
-			{Method: http.MethodDelete, Pattern: "/devices/{id}/modules/{module}/commands", Serve: a.operator("/devices/", a.deleteCommands)},
-			{Method: http.MethodGet, Pattern: edgeHubPath + "devicesAndModulesInDeviceScope", Serve: a.gateway(a.listScope)},
-			{Method: http.MethodGet, Pattern: edgeHubPath + "deviceAndModuleInDeviceScope", Serve: a.gateway(a.getInScope)},
-			{Method: http.MethodPost, Pattern: edgeHubPath + "devicesAndModulesInTargetDeviceScope", Serve: a.gateway(a.listTargetScope)},
-			{Method: http.MethodPost, Pattern: edgeHubPath + "getDeviceAndModuleOnBehalfOf", Serve: a.gateway(a.getOnBehalfOf)},
-			{Method: http.MethodGet, Pattern: "/twins/{id}/modules/{module}", Serve: a.operator("/twins/", a.getTwin)},
-			{Method: http.MethodPatch, Pattern: "/twins/{id}/modules/{module}", Serve: a.operator("/twins/", a.patchTwin)},
-			{Method: http.MethodPut, Pattern: "/twins/{id}/modules/{module}", Serve: a.operator("/twins/", a.putTwin)},
-			{Method: http.MethodPost, Pattern: "/twins/{id}/modules/{module}/methods", Serve: a.operator("/twins/", a.postMethod)},
-			{Method: http.MethodPost, Pattern: "/devices/{id}/messages/events", Serve: a.postEvents},
-			{Method: http.MethodGet, Pattern: "/devices/{id}/messages/devicebound", Serve: a.getCloudMessage},
-			{Method: http.MethodDelete, Pattern: "/devices/{id}/messages/devicebound/{lock}", Serve: a.deleteCloudMessage},
-			{Method: http.MethodPost, Pattern: "/devices/{id}/messages/devicebound/{lock}/abandon", Serve: a.abandonCloudMessage},
-			{Method: http.MethodDelete, Pattern: "/devices/{id}/commands", Serve: a.operator("/devices/", a.deleteCommands)},
-			{Method: http.MethodGet, Pattern: "/messages/serviceBound/feedback", Serve: a.ofHub(feedbackPath, a.getFeedback)},
-			{Method: http.MethodDelete, Pattern: "/messages/serviceBound/feedback/{lock}", Serve: a.feedbackSettler(hub.Completed)},
-			{Method: http.MethodPost, Pattern: "/messages/serviceBound/feedback/{lock}/abandon", Serve: a.feedbackSettler(hub.Abandoned)},
-		},
+		Routes:    a.routes(),
 		Refuse:    a.refuse,
 		Addresses: c.Addresses,
 		Observe:   c.Observe,
@@ -96,6 +55,57 @@ func New(c Config) http.Handler {
 		Random:    c.Random,
 		Now:       c.Now,
 	}.Handler()
+}
+
+// routes are the operations, whose order matters where several patterns match.
+func (a api) routes() []rest.Route {
+	return []rest.Route{
+		{Method: http.MethodGet, Pattern: "/devices", Serve: a.ofHub("/devices", a.listDevices)},
+		{Method: http.MethodPost, Pattern: "/devices", Serve: a.ofHub("/devices", a.postDevices)},
+		{Method: http.MethodPost, Pattern: "/devices/keys/regenerate", Serve: a.ofHub("/devices", a.postRegenerateKeys)},
+		{Method: http.MethodGet, Pattern: "/statistics/service", Serve: a.ofHub("/statistics/service", a.serviceStatistics)},
+		{Method: http.MethodGet, Pattern: "/statistics/devices", Serve: a.ofHub("/statistics/devices", a.statistics)},
+		{Method: http.MethodGet, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.getDevice)},
+		{Method: http.MethodPut, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.putDevice)},
+		{Method: http.MethodDelete, Pattern: "/devices/{id}", Serve: a.operator("/devices/", a.deleteDevice)},
+
+		{Method: http.MethodGet, Pattern: "/devices/{id}/modules", Serve: a.actor(a.listModules)},
+		{Method: http.MethodGet, Pattern: "/devices/{id}/modules/{module}", Serve: a.actor(a.getModule)},
+		{Method: http.MethodPut, Pattern: "/devices/{id}/modules/{module}", Serve: a.actor(a.putModule)},
+		{Method: http.MethodDelete, Pattern: "/devices/{id}/modules/{module}", Serve: a.actor(a.deleteModule)},
+
+		{Method: http.MethodGet, Pattern: edgeHubPath + "devicesAndModulesInDeviceScope", Serve: a.gateway(a.listScope)},
+		{Method: http.MethodGet, Pattern: edgeHubPath + "deviceAndModuleInDeviceScope", Serve: a.gateway(a.getInScope)},
+		{Method: http.MethodPost, Pattern: edgeHubPath + "devicesAndModulesInTargetDeviceScope", Serve: a.gateway(a.listTargetScope)},
+		{Method: http.MethodPost, Pattern: edgeHubPath + "getDeviceAndModuleOnBehalfOf", Serve: a.gateway(a.getOnBehalfOf)},
+
+		{Method: http.MethodPost, Pattern: queryPath, Serve: a.ofHub(queryPath, a.postQuery)},
+		{Method: http.MethodGet, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.getTwin)},
+		{Method: http.MethodPatch, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.patchTwin)},
+		{Method: http.MethodPut, Pattern: "/twins/{id}", Serve: a.operator("/twins/", a.putTwin)},
+		{Method: http.MethodPost, Pattern: "/twins/{id}/methods", Serve: a.operator("/twins/", a.postMethod)},
+		{Method: http.MethodGet, Pattern: "/twins/{id}/modules/{module}", Serve: a.operator("/twins/", a.getTwin)},
+		{Method: http.MethodPatch, Pattern: "/twins/{id}/modules/{module}", Serve: a.operator("/twins/", a.patchTwin)},
+		{Method: http.MethodPut, Pattern: "/twins/{id}/modules/{module}", Serve: a.operator("/twins/", a.putTwin)},
+		{Method: http.MethodPost, Pattern: "/twins/{id}/modules/{module}/methods", Serve: a.operator("/twins/", a.postMethod)},
+
+		{Method: http.MethodGet, Pattern: "/configurations", Serve: a.ofHub(configurationsPath, a.listConfigurations)},
+		{Method: http.MethodPost, Pattern: "/configurations/testQueries", Serve: a.ofHub(configurationsPath, a.testQueries)},
+		{Method: http.MethodGet, Pattern: "/configurations/{configuration}", Serve: a.ofHub(configurationsPath, a.getConfiguration)},
+		{Method: http.MethodPut, Pattern: "/configurations/{configuration}", Serve: a.ofHub(configurationsPath, a.putConfiguration)},
+		{Method: http.MethodDelete, Pattern: "/configurations/{configuration}", Serve: a.ofHub(configurationsPath, a.deleteConfiguration)},
+		{Method: http.MethodPost, Pattern: "/devices/{id}/applyConfigurationContent", Serve: a.operator("/devices/", a.applyContent)},
+
+		{Method: http.MethodDelete, Pattern: "/devices/{id}/modules/{module}/commands", Serve: a.operator("/devices/", a.deleteCommands)},
+		{Method: http.MethodPost, Pattern: "/devices/{id}/messages/events", Serve: a.postEvents},
+		{Method: http.MethodGet, Pattern: "/devices/{id}/messages/devicebound", Serve: a.getCloudMessage},
+		{Method: http.MethodDelete, Pattern: "/devices/{id}/messages/devicebound/{lock}", Serve: a.deleteCloudMessage},
+		{Method: http.MethodPost, Pattern: "/devices/{id}/messages/devicebound/{lock}/abandon", Serve: a.abandonCloudMessage},
+		{Method: http.MethodDelete, Pattern: "/devices/{id}/commands", Serve: a.operator("/devices/", a.deleteCommands)},
+		{Method: http.MethodGet, Pattern: "/messages/serviceBound/feedback", Serve: a.ofHub(feedbackPath, a.getFeedback)},
+		{Method: http.MethodDelete, Pattern: "/messages/serviceBound/feedback/{lock}", Serve: a.feedbackSettler(hub.Completed)},
+		{Method: http.MethodPost, Pattern: "/messages/serviceBound/feedback/{lock}/abandon", Serve: a.feedbackSettler(hub.Abandoned)},
+	}
 }
 
 type api struct{ Config }

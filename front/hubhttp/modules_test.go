@@ -233,29 +233,46 @@ func TestADeviceManagesItsModules(t *testing.T) {
 	call("GET", "/devices/Edge1/modules", "").want(t, "a disabled device", 403, errs.CodeDeviceDisabled)
 }
 
-// Every operation on the registry and on twins, and the one right that it takes.
+// Every operation of operators takes one right, or one of two, of the policy whose
+// token it is called with, and there is none that takes no right.
 func TestRightsOfOperations(t *testing.T) {
 	s := start(t)
 	s.as("PUT", "/devices/d1", `{}`).want(t, "create", 200, 0)
 	s.as("PUT", "/devices/d1/modules/m1", `{}`).want(t, "create", 200, 0)
+	known := map[string]bool{}
 	for _, op := range operations {
+		known[op.method+" "+op.path] = true
 		for _, right := range []access.Right{access.RegistryRead, access.RegistryWrite, access.ServiceConnect, access.HubDeviceConnect} {
 			p := s.policy(strings.ReplaceAll(right.String(), " ", ""), right)
 			r := s.send(op.method, op.path, op.body, "Authorization", token(p), "If-Match", `"other"`)
-			if allowed := right == op.right; allowed == (r.status == 401) {
+			if allowed := right&op.rights != 0; allowed == (r.status == 401) {
 				t.Errorf("%s %s with %s: %d %s", op.method, op.path, right, r.status, r.body)
 			}
 		}
-		everythingElse := s.policy("else", access.AllHub&^op.right)
-		s.send(op.method, op.path, op.body, "Authorization", token(everythingElse)).want(t, fmt.Sprintf("%s %s without %s", op.method, op.path, op.right), 401, errs.CodeUnauthorizedAccess)
+		everythingElse := s.policy("else", access.AllHub&^op.rights)
+		s.send(op.method, op.path, op.body, "Authorization", token(everythingElse)).want(t, fmt.Sprintf("%s %s without %s", op.method, op.path, op.rights), 401, errs.CodeUnauthorizedAccess)
 		s.send(op.method, op.path, op.body).want(t, op.method+" "+op.path+" as nobody", 401, errs.CodeUnauthorizedAccess)
+	}
+	for _, route := range (api{}).routes() {
+		path := strings.NewReplacer("{id}", "d1", "{module}", "m1", "{configuration}", "c1", "{lock}", "l1").Replace(route.Pattern)
+		if known[route.Method+" "+path] {
+			continue
+		}
+		if !strings.Contains(path, "/messages/events") && !strings.Contains(path, "/messages/devicebound") && !strings.HasPrefix(route.Pattern, edgeHubPath) {
+			t.Errorf("%s %s: nobody says who may", route.Method, path)
+			continue
+		}
+		// What devices do takes their credentials, or DeviceConnect.
+		operator := s.policy("operator", access.AllHub&^access.HubDeviceConnect)
+		s.send(route.Method, path, `{}`, "Authorization", token(operator)).want(t, route.Method+" "+path+" as an operator", 401, errs.CodeUnauthorizedAccess)
+		s.send(route.Method, path, `{}`).want(t, route.Method+" "+path+" as nobody", 401, errs.CodeUnauthorizedAccess)
 	}
 }
 
-// operations are those of operators.
+// operations are those of operators, each with the rights of which it takes one.
 var operations = []struct {
 	method, path, body string
-	right              access.Right
+	rights             access.Right
 }{
 	{"GET", "/devices/d1", "", access.RegistryRead},
 	{"GET", "/devices", "", access.RegistryRead},
@@ -275,11 +292,20 @@ var operations = []struct {
 	{"GET", "/twins/d1/modules/m1", "", access.ServiceConnect},
 	{"PATCH", "/twins/d1/modules/m1", "{}", access.ServiceConnect},
 	{"PUT", "/twins/d1/modules/m1", "{}", access.ServiceConnect},
+	{"POST", "/devices/query", `{"query":"SELECT * FROM devices"}`, access.ServiceConnect},
 	{"POST", "/twins/d1/methods", `{"methodName":"m"}`, access.ServiceConnect},
 	{"POST", "/twins/d1/modules/m1/methods", `{"methodName":"m"}`, access.ServiceConnect},
+	{"GET", "/configurations", "", access.RegistryRead | access.ServiceConnect},
+	{"GET", "/configurations/c1", "", access.RegistryRead | access.ServiceConnect},
+	{"PUT", "/configurations/c1", `{"id":"c1","content":{"deviceContent":{"properties.desired.x":1}},"targetCondition":"tags.a=1","priority":1}`, access.RegistryWrite | access.ServiceConnect},
+	{"DELETE", "/configurations/c1", "", access.RegistryWrite | access.ServiceConnect},
+	{"POST", "/configurations/testQueries", `{"targetCondition":"tags.a=1","customMetricQueries":{}}`, access.RegistryRead | access.ServiceConnect},
+	{"POST", "/devices/d1/applyConfigurationContent", `{"deviceContent":{"properties.desired.x":1}}`, access.RegistryWrite | access.ServiceConnect},
 	{"DELETE", "/devices/d1/commands", "", access.ServiceConnect},
 	{"DELETE", "/devices/d1/modules/m1/commands", "", access.ServiceConnect},
 	{"GET", "/messages/serviceBound/feedback", "", access.ServiceConnect},
+	{"DELETE", "/messages/serviceBound/feedback/l1", "", access.ServiceConnect},
+	{"POST", "/messages/serviceBound/feedback/l1/abandon", "", access.ServiceConnect},
 }
 
 // rawToken is a token whose resource is signed and sent as it is, without
