@@ -29,7 +29,7 @@ func newHub(t *terminal) *cobra.Command {
 host name of its own, with its own devices.`,
 		`  berth hub list`)
 	o := newOperator(t, c)
-	c.AddCommand(newHubLink(o), newHubUnlink(o), newHubList(o), newHubTail(o), newHubSend(o), newHubDevice(o), newHubModule(o), newHubTwin(o), newHubMethod(o), newHubQuery(o), newHubConfiguration(o), newHubRoute(o), newHubSink(o), newHubGroup(o))
+	c.AddCommand(newHubLink(o), newHubUnlink(o), newHubList(o), newHubTail(o), newHubSend(o), newHubFeedback(o), newHubDevice(o), newHubModule(o), newHubTwin(o), newHubMethod(o), newHubQuery(o), newHubConfiguration(o), newHubRoute(o), newHubSink(o), newHubGroup(o))
 	return c
 }
 

@@ -23,7 +23,7 @@ func newHubSend(o *operator) *cobra.Command {
 		Long: `Put a message into the queue of a device of a hub of this server, and say its
 message-id. A device that is connected over MQTT and asked for messages gets it at
 once; for others it waits, up to --expiry. With --ack the hub keeps feedback on how
-the message ended, for programs that read it.`,
+the message ended, which berth hub feedback takes.`,
 		Example: `  berth hub send pump-7 --body '{"valve": "open"}' --property zone=b
   berth hub send pump-7 --body-file update.bin --ack full --expiry 24h
   berth hub send pump-7 --body restart -o json`,
