@@ -112,7 +112,11 @@ func (s *Service) PutConfiguration(ctx context.Context, caller access.Caller, c 
 	if err != nil {
 		return nil, fmt.Errorf("writing configuration %q of %s: %w", c.ID, c.Hub, err)
 	}
-	s.deploying.hub(c.Hub)
+	if ifMatch != nil {
+		s.deploying.hub(c.Hub)
+	} else {
+		s.deploying.without(c.Hub, c.ID) // what twins say of one that had the ID before
+	}
 	return put, nil
 }
 

@@ -23,6 +23,7 @@ import (
 type deploying struct {
 	*testing.T
 	*hub.Service
+	failed *[]error // what Deploy said; a story takes what it expects
 }
 
 func whileDeploying(t *testing.T, story func(d deploying)) {
@@ -44,14 +45,18 @@ func whileDeploying(t *testing.T, story func(d deploying)) {
 			Registry: db, Stream: db, Queues: db, Presences: db, Configurations: db, Policies: db, Random: rand.Reader, Now: time.Now,
 		})
 		ctx, cancel := context.WithCancel(t.Context())
+		var failed []error
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			s.Deploy(ctx, func(err error) { t.Error(err) })
+			s.Deploy(ctx, func(err error) { failed = append(failed, err) })
 		}()
-		story(deploying{t, s})
+		story(deploying{t, s, &failed})
 		cancel()
 		<-ended
+		for _, err := range failed {
+			t.Error(err)
+		}
 	})
 }
 
@@ -161,6 +166,43 @@ func TestConfigurationsOfDevices(t *testing.T) {
 	})
 }
 
+// Content cannot be changed: who wants another one deletes and creates.
+func TestAnIDMayBeThatOfAnotherConfiguration(t *testing.T) {
+	whileDeploying(t, func(d deploying) {
+		d.device("a", false, `{}`)
+		d.put(forDevices("rate", "*", 10, "properties.desired.rate", `5`))
+		d.has(home("a", ""), `{"rate":5}`, `{"rate":{"status":"Applied"}}`)
+		if err := d.DeleteConfiguration(d.Context(), owner, host, "rate", nil); err != nil {
+			d.Fatal(err)
+		}
+		d.put(forDevices("rate", "*", 10, "properties.desired.rate", `9`))
+		d.has(home("a", ""), `{"rate":9}`, `{"rate":{"status":"Applied"}}`)
+	})
+}
+
+func TestATwinThatIsFullKeepsConfigurationsFromNobodyElse(t *testing.T) {
+	whileDeploying(t, func(d deploying) {
+		for _, id := range []device.ID{"a", "b", "c"} {
+			d.device(id, false, `{}`)
+		}
+		var full strings.Builder
+		for i := range 8 {
+			fmt.Fprintf(&full, `,"%d":%q`, i, strings.Repeat("x", 4000))
+		}
+		if _, _, err := d.PatchTwin(d.Context(), owner, home("b", ""), said("", "{"+full.String()[1:]+"}"), nil); err != nil {
+			d.Fatal(err)
+		}
+		d.put(forDevices("more", "*", 10, "properties.desired.more", `"`+strings.Repeat("x", 1000)+`"`))
+		for _, id := range []device.ID{"a", "c"} {
+			d.has(home(id, ""), `{"more":"`+strings.Repeat("x", 1000)+`"}`, `{"more":{"status":"Applied"}}`)
+		}
+		if len(*d.failed) != 1 || !strings.Contains((*d.failed)[0].Error(), `1 twins cannot have what is for them; the first: `) {
+			d.Errorf("operators are told %q", *d.failed)
+		}
+		*d.failed = nil
+	})
+}
+
 // What a device reports counts where a condition looks at it.
 func TestConfigurationsFollowWhatDevicesReport(t *testing.T) {
 	whileDeploying(t, func(d deploying) {
@@ -172,12 +214,10 @@ func TestConfigurationsFollowWhatDevicesReport(t *testing.T) {
 			d.Fatal(err)
 		}
 		from := hub.Sender{Place: identity.Place, GenerationID: identity.GenerationID}
-		for version, want := range map[int]string{1: `{"update":{"status":"Applied"}}`} {
-			if _, err := d.PatchReported(d.Context(), from, json.RawMessage(fmt.Sprintf(`{"version":%d}`, version)), nil); err != nil {
-				d.Fatal(err)
-			}
-			d.has(home("a", ""), `{"version":2}`, want)
+		if _, err := d.PatchReported(d.Context(), from, json.RawMessage(`{"version":1}`), nil); err != nil {
+			d.Fatal(err)
 		}
+		d.has(home("a", ""), `{"version":2}`, `{"update":{"status":"Applied"}}`)
 		if _, err := d.PatchReported(d.Context(), from, json.RawMessage(`{"version":2}`), nil); err != nil {
 			d.Fatal(err)
 		}

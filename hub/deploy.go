@@ -28,17 +28,49 @@ const (
 // deployer is who deploys: this process.
 var deployer = access.Caller{Policy: "configurations", Rights: access.AllHub}
 
+// A due is what is to be looked at. The zero value is nothing.
+type due struct {
+	touched map[Place]bool
+	hubs    map[string]bool
+	gone    map[string][]string // IDs of configurations, by hub
+}
+
+func (d *due) place(at Place) {
+	switch {
+	case len(d.touched) >= maxTouched:
+		d.hub(at.Hub)
+		return
+	case d.touched == nil:
+		d.touched = make(map[Place]bool)
+	}
+	d.touched[at] = true
+}
+
+func (d *due) hub(name string) {
+	if d.hubs == nil {
+		d.hubs = make(map[string]bool)
+	}
+	d.hubs[name] = true
+}
+
+// without is hub where what twins say of some configurations counts no more.
+func (d *due) without(name string, ids ...string) {
+	if d.gone == nil {
+		d.gone = make(map[string][]string)
+	}
+	d.gone[name] = append(d.gone[name], ids...)
+	d.hub(name)
+}
+
 // deploying is what is to be looked at, because configurations or twins changed.
 // The zero value is ready.
 type deploying struct {
 	// known are the configurations by hub, in the order of precedence.
 	known atomic.Pointer[map[string][]*Configuration]
 
-	mu      sync.Mutex // guards what follows
-	touched map[Place]bool
-	hubs    map[string]bool
-	gone    map[string][]string // IDs of configurations, by hub
-	woken   chan struct{}       // closed when there is something
+	mu    sync.Mutex // guards what follows
+	due   due
+	woken chan struct{} // closed when there is something
 }
 
 // of returns what is known of a hub's configurations.
@@ -62,43 +94,31 @@ func (d *deploying) twin(at Place, reported bool) {
 	if !slices.ContainsFunc(d.of(at.Hub), wanted) {
 		return
 	}
-	d.note(func() {
-		if d.touched == nil {
-			d.touched = make(map[Place]bool)
+	d.note(func(next *due) { next.place(at) })
+}
+
+// hub notes that a hub's configurations changed.
+func (d *deploying) hub(name string) { d.note(func(next *due) { next.hub(name) }) }
+
+// without notes that a hub has a configuration no more, or another one by its ID.
+func (d *deploying) without(name, id string) { d.note(func(next *due) { next.without(name, id) }) }
+
+// again notes what could not be looked at.
+func (d *deploying) again(missed due) {
+	d.note(func(next *due) {
+		for at := range missed.touched {
+			next.place(at)
 		}
-		if len(d.touched) >= maxTouched {
-			d.hubsLocked()[at.Hub] = true
-			return
+		for hub := range missed.hubs {
+			next.without(hub, missed.gone[hub]...)
 		}
-		d.touched[at] = true
 	})
 }
 
-// hub notes that a hub's configurations changed, and without that one of them is
-// gone.
-func (d *deploying) hub(name string) { d.note(func() { d.hubsLocked()[name] = true }) }
-
-func (d *deploying) without(name, id string) {
-	d.note(func() {
-		if d.gone == nil {
-			d.gone = make(map[string][]string)
-		}
-		d.gone[name] = append(d.gone[name], id)
-		d.hubsLocked()[name] = true
-	})
-}
-
-func (d *deploying) hubsLocked() map[string]bool {
-	if d.hubs == nil {
-		d.hubs = make(map[string]bool)
-	}
-	return d.hubs
-}
-
-func (d *deploying) note(what func()) {
+func (d *deploying) note(what func(next *due)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	what()
+	what(&d.due)
 	if d.woken != nil {
 		close(d.woken)
 		d.woken = nil
@@ -106,48 +126,41 @@ func (d *deploying) note(what func()) {
 }
 
 // take returns what is to be looked at, and what is closed when there is more.
-func (d *deploying) take() (touched map[Place]bool, hubs map[string]bool, gone map[string][]string, more <-chan struct{}) {
+func (d *deploying) take() (now due, more <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	touched, hubs, gone = d.touched, d.hubs, d.gone
-	d.touched, d.hubs, d.gone = nil, nil, nil
+	now, d.due = d.due, due{}
 	if d.woken == nil {
 		d.woken = make(chan struct{})
 	}
-	return touched, hubs, gone, d.woken
+	return now, d.woken
 }
 
 // Deploy gives devices and modules what configurations have for them, when one of
 // the two changes and every few minutes, until ctx ends. failed is told of what went
-// wrong, which is tried again.
+// wrong, which is tried again, and of twins that cannot have what is for them.
 func (s *Service) Deploy(ctx context.Context, failed func(error)) {
 	tick := time.NewTicker(relearnInterval)
 	defer tick.Stop()
 	var looked time.Time
 	for ctx.Err() == nil {
-		touched, hubs, gone, more := s.deploying.take()
+		now, more := s.deploying.take()
+		missed := now
 		known, err := s.learnConfigurations(ctx)
 		if err == nil {
-			if now := s.now(); now.Sub(looked) >= deployInterval {
-				looked, hubs = now, make(map[string]bool)
+			if at := s.now(); at.Sub(looked) >= deployInterval {
+				looked = at
 				for hub := range known {
-					hubs[hub] = true
+					now.hub(hub)
 				}
 			}
-			for hub := range hubs {
-				err = errors.Join(err, s.deployAll(ctx, hub, known[hub], gone[hub]))
-			}
-			for at := range touched {
-				if !hubs[at.Hub] {
-					err = errors.Join(err, s.deployTo(ctx, at, known[at.Hub]))
-				}
-			}
+			missed, err = s.deployDue(ctx, known, now)
 		}
 		if err != nil && ctx.Err() == nil {
 			failed(fmt.Errorf("deploying configurations: %w", err))
-			for hub := range hubs {
-				s.deploying.hub(hub)
-			}
+		}
+		if len(missed.hubs)+len(missed.touched) > 0 {
+			s.deploying.again(missed)
 			more = nil // not at once
 		}
 		select {
@@ -156,6 +169,55 @@ func (s *Service) Deploy(ctx context.Context, failed func(error)) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// deployDue looks at what is due, and returns what of it is to be looked at again.
+func (s *Service) deployDue(ctx context.Context, known map[string][]*Configuration, now due) (missed due, err error) {
+	var unfit unfit
+	for hub := range now.hubs {
+		if fault := s.deployAll(ctx, hub, known[hub], now.gone[hub], &unfit); fault != nil {
+			missed.without(hub, now.gone[hub]...)
+			err = errors.Join(err, fault)
+		}
+	}
+	for at := range now.touched {
+		if now.hubs[at.Hub] {
+			continue
+		}
+		if fault := unfit.unless(s.deployTo(ctx, at, known[at.Hub])); fault != nil {
+			missed.place(at)
+			err = errors.Join(err, fault)
+		}
+	}
+	return missed, errors.Join(err, unfit.err())
+}
+
+// unfit counts twins that cannot have what is for them, such as those that would
+// become too large. They must not keep it from the others.
+type unfit struct {
+	n     int
+	first error
+}
+
+// unless returns err, or nil where the twin alone is at fault.
+func (u *unfit) unless(err error) error {
+	switch {
+	case err == nil || errs.KindOf(err) == errs.NotFound: // deleted since
+		return nil
+	case !refusal(err):
+		return err
+	case u.n == 0:
+		u.first = err
+	}
+	u.n++
+	return nil
+}
+
+func (u *unfit) err() error {
+	if u.n == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d twins cannot have what is for them; the first: %w", u.n, u.first)
 }
 
 // learnConfigurations reads all configurations, by hub and in the order of
@@ -177,20 +239,25 @@ func (s *Service) learnConfigurations(ctx context.Context) (map[string][]*Config
 }
 
 // deployAll looks at everyone of a hub whom a configuration targets, or whose twin
-// says so.
-func (s *Service) deployAll(ctx context.Context, hub string, all []*Configuration, gone []string) error {
+// says so. What twins say of those that are gone is taken back first: an ID may be
+// that of another configuration by now.
+func (s *Service) deployAll(ctx context.Context, hub string, all []*Configuration, gone []string, unfit *unfit) error {
 	var faults []error
-	look := func(text string) {
-		faults = append(faults, s.eachFound(ctx, hub, text, func(f Found) error { return s.deploy(ctx, f, all) }))
+	look := func(text string, all []*Configuration) {
+		faults = append(faults, s.eachFound(ctx, hub, text, func(f Found) error { return unfit.unless(s.deploy(ctx, f, all)) }))
+	}
+	standing := func(id string, all []*Configuration) {
+		for _, from := range []string{"devices", "devices.modules"} {
+			look("SELECT * FROM "+from+" WHERE configurations.[["+id+"]].status IN ['"+statusApplied+"', '"+statusTargeted+"']", all)
+		}
+	}
+	others := slices.DeleteFunc(slices.Clone(all), func(c *Configuration) bool { return slices.Contains(gone, c.ID) })
+	for _, id := range gone {
+		standing(id, others)
 	}
 	for _, c := range all {
-		look(c.targetQuery())
-		gone = append(gone, c.ID)
-	}
-	for _, id := range gone {
-		for _, from := range []string{"devices", "devices.modules"} {
-			look("SELECT * FROM " + from + " WHERE configurations.[[" + id + "]].status IN ['" + statusApplied + "', '" + statusTargeted + "']")
-		}
+		look(c.targetQuery(), all)
+		standing(c.ID, all)
 	}
 	return errors.Join(faults...)
 }
@@ -265,9 +332,6 @@ func (s *Service) deploy(ctx context.Context, f Found, all []*Configuration) err
 	next, err := become(f.Identity, f.Twin)
 	if err == nil && next != f.Twin {
 		err = s.configure(ctx, at, become)
-	}
-	if errs.KindOf(err) == errs.NotFound {
-		return nil // deleted since
 	}
 	if err != nil || !f.Identity.IoTEdge {
 		return err
