@@ -404,8 +404,8 @@ func (p *pump) pass(ctx context.Context, page []*Message) error {
 			}
 			p.at.Delivered += uint64(len(batch))
 			p.at.Delivery, p.at.FailingSince = p.now(), time.Time{}
-			p.at.Sequence = m.Sequence
-			if err := p.commit(ctx); err != nil {
+			p.at.Sequence, p.unsaved = m.Sequence, p.unsaved+len(batch)
+			if err := p.renew(ctx); err != nil {
 				return err
 			}
 			batch, bytes = nil, 0
@@ -505,7 +505,7 @@ func (d *Dispatcher) chance(most time.Duration) time.Duration {
 // await waits for news of the stream, and keeps the lease.
 func (p *pump) await(ctx context.Context) error {
 	for {
-		wait, cancel := context.WithTimeout(ctx, renewAfter)
+		wait, cancel := context.WithTimeout(ctx, p.due())
 		err := p.Stream.Wait(wait, p.at.Sequence)
 		cancel()
 		switch {

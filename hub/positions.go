@@ -81,6 +81,8 @@ type lease struct {
 	positions Positions
 	now       func() time.Time
 	at        Position // as it was written last, and what has come to it since
+	saved     time.Time
+	unsaved   int // messages that were delivered since
 }
 
 // take takes the lease of a reader for owner. A reader without a position begins
@@ -117,13 +119,32 @@ func (l *lease) commit(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("writing the position: %w", err)
 	}
-	l.at = next
+	l.at, l.saved, l.unsaved = next, l.now(), 0
 	return nil
+}
+
+// A position is written when saveAfter messages were delivered, and saveEvery while
+// fewer are. What was delivered in between comes again when the server is killed.
+const (
+	saveAfter = 64
+	saveEvery = 100 * time.Millisecond
+)
+
+// due is how long it takes until the position is to be written.
+func (l *lease) due() time.Duration {
+	due := l.at.Lease.Add(renewAfter - leaseTime)
+	if soon := l.saved.Add(saveEvery); l.unsaved > 0 && soon.Before(due) {
+		due = soon
+	}
+	if l.unsaved >= saveAfter {
+		return 0
+	}
+	return max(0, due.Sub(l.now()))
 }
 
 // renew is commit where that is due.
 func (l *lease) renew(ctx context.Context) error {
-	if l.at.Lease.Sub(l.now()) > leaseTime-renewAfter {
+	if l.due() > 0 {
 		return nil
 	}
 	return l.commit(ctx)
@@ -136,7 +157,7 @@ func (l *lease) hold(ctx context.Context, d time.Duration) error {
 		if left <= 0 {
 			return nil
 		}
-		timer := time.NewTimer(min(left, renewAfter))
+		timer := time.NewTimer(min(left, max(l.due(), time.Millisecond)))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
