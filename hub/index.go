@@ -58,7 +58,7 @@ type About struct {
 	Waiting int // messages in the queue that have not expired
 }
 
-// An TwinEntry is where an index has a twin: under a value, as package query encodes
+// A TwinEntry is where an index has a twin: under a value, as package query encodes
 // them.
 type TwinEntry struct {
 	Value      []byte

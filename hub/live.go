@@ -85,10 +85,9 @@ func (s *Service) Attach(ctx context.Context, from Sender, link Link) (detach fu
 	if c.ordered {
 		c.stamp.Server = s.peers.Self()
 	}
-	if before := s.live.attach(at, c, s.now().UnixNano()); before != nil {
+	if before := s.live.attach(at, c, s.now().UnixNano(), func() { s.connected(from) }); before != nil {
 		before.link.Close(ErrTakenOver)
 	}
-	s.connected(from)
 	s.tell(News{Kind: NewsConnected, At: at, Connected: c.stamp})
 	s.connectionChanged(at, c.stamp, true)
 	// Whoever disables the device from now on finds it here; who did so since it
@@ -99,15 +98,16 @@ func (s *Service) Attach(ctx context.Context, from Sender, link Link) (detach fu
 		c.learnt(t.DesiredVersion)
 	}
 	return func() {
-		if s.live.detach(at, c) {
-			s.disconnected(from)
+		if s.live.detach(at, c, func() { s.disconnected(from) }) {
 			s.connectionChanged(at, c.stamp, false)
 		}
 	}
 }
 
-// attach makes c the connection of a device and returns the one before, or nil.
-func (l *live) attach(at Place, c *connection, now int64) (before *connection) {
+// attach makes c the connection of a device and returns the one before, or nil. note
+// is called in between, as that of detach is: what is noted of a device is in the
+// order in which it came and went.
+func (l *live) attach(at Place, c *connection, now int64, note func()) (before *connection) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.links == nil {
@@ -117,18 +117,20 @@ func (l *live) attach(at Place, c *connection, now int64) (before *connection) {
 	c.stamp.Time = l.latest
 	before = l.links[at]
 	l.links[at] = c
+	note()
 	l.arrivedLocked(at)
 	return before
 }
 
 // detach takes c back, and reports whether it was the device's connection still.
-func (l *live) detach(at Place, c *connection) bool {
+func (l *live) detach(at Place, c *connection, note func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.links[at] != c {
 		return false
 	}
 	delete(l.links, at)
+	note()
 	return true
 }
 

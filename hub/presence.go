@@ -92,20 +92,38 @@ type notices struct {
 func (w *notices) add(n Notice) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	was, known := w.waiting[n.Place]
-	if !known && n.Change == StillAsItWas && len(w.waiting) >= maxNotices {
+	w.putLocked(w.waiting[n.Place], n)
+}
+
+// again notes what could not be kept, under what waits of the same places by now: a
+// connection that was not kept would not be known for as long as it lasts.
+func (w *notices) again(batch []Notice) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, n := range batch {
+		if newer, known := w.waiting[n.Place]; known {
+			w.putLocked(n, newer)
+		} else {
+			w.putLocked(Notice{}, n)
+		}
+	}
+}
+
+// putLocked has a place wait with what was noticed of it, and then now.
+func (w *notices) putLocked(was, now Notice) {
+	if now.Change == StillAsItWas {
+		now.Change, now.Changed = was.Change, was.Changed
+	}
+	if was.Activity.After(now.Activity) {
+		now.Activity = was.Activity
+	}
+	if _, known := w.waiting[now.Place]; !known && now.Change == StillAsItWas && len(w.waiting) >= maxNotices {
 		return
-	}
-	if n.Change == StillAsItWas {
-		n.Change, n.Changed = was.Change, was.Changed
-	}
-	if was.Activity.After(n.Activity) {
-		n.Activity = was.Activity
 	}
 	if w.waiting == nil {
 		w.waiting = make(map[Place]Notice)
 	}
-	w.waiting[n.Place] = n
+	w.waiting[now.Place] = now
 }
 
 // take returns some of what waits, in the order of places, so that servers which
@@ -178,8 +196,8 @@ func (s *Service) CountConnected(ctx context.Context, hub string) (int, error) {
 }
 
 // KeepPresence keeps what is noticed of devices until ctx ends, and then says that
-// none is connected here any more. failed is told of what could not be kept; that
-// is lost, for something newer will be known.
+// none is connected here any more. failed is told of what could not be kept, which
+// is tried again.
 func (s *Service) KeepPresence(ctx context.Context, failed func(error)) {
 	server, err := s.newServerName()
 	if err != nil {
@@ -245,6 +263,7 @@ func (s *Service) keepNotices(ctx context.Context, server string) error {
 			return nil
 		}
 		if err := s.presences.Notice(ctx, server, batch); err != nil {
+			s.notices.again(batch)
 			return err
 		}
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -125,6 +127,65 @@ func TestServersKnowWhoIsConnected(t *testing.T) {
 		cancel()
 		<-ended
 		known(false, again, again)
+	})
+}
+
+// A refusing store takes no notice while it refuses.
+type refusing struct {
+	store
+	refuses atomic.Bool
+}
+
+func (r *refusing) Notice(ctx context.Context, server string, notices []hub.Notice) error {
+	if r.refuses.Load() {
+		return errors.New("the database is away")
+	}
+	return r.store.Notice(ctx, server, notices)
+}
+
+// Who connects while nothing can be kept, and stays, is known to be connected when
+// something can.
+func TestWhatCouldNotBeKeptIsKeptLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, m := open(t)
+		away := &refusing{store: m}
+		away.refuses.Store(true)
+		s := hub.New(hub.Config{Registry: m, Stream: m, Queues: m, Presences: away, Configurations: m, Policies: m, Random: rand.Reader, Now: time.Now})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended, said := make(chan struct{}), atomic.Int32{}
+		go func() {
+			defer close(ended)
+			s.KeepPresence(ctx, func(error) { said.Add(1) })
+		}()
+		at := home("d1", "")
+		if _, err := s.PutDevice(t.Context(), owner, at, hub.DeviceSpec{Auth: hub.Authentication{Type: hub.AuthSAS, Keys: keys(1, 2)}}, nil); err != nil {
+			t.Fatal(err)
+		}
+		token := token(t, 1, host+"/devices/d1", time.Now().Add(24*time.Hour), "")
+		from, err := s.Authenticate(t.Context(), testHost, "d1", "", attest.Credential{Token: token}, hub.Approach{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		connected := time.Now()
+		detach := s.Attach(t.Context(), from, &silent{})
+		defer detach()
+		pass(2 * time.Second)
+		active := time.Now()
+		if _, err := s.DeviceTwin(t.Context(), from); err != nil {
+			t.Fatal(err)
+		}
+		pass(2 * time.Minute)
+		if said.Load() == 0 {
+			t.Error("nobody was told")
+		}
+		away.refuses.Store(false)
+		pass(2 * time.Second)
+		all, err := s.Presences(t.Context(), host, "d1", "d1")
+		if p := all[at]; err != nil || !p.Connected || !p.Updated.Equal(connected) || !p.LastActivity.Equal(active) {
+			t.Errorf("%+v, %v, want one that is connected since %v and was active at %v", p, err, connected, active)
+		}
+		cancel()
+		<-ended
 	})
 }
 
