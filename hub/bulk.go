@@ -1,9 +1,11 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
@@ -102,11 +104,12 @@ func (s *Service) bulkIdentities(ctx context.Context, hub string, entries []Bulk
 			named[e.at(hub)]++
 		}
 	}
+	order := inOrder(entries)
 	var refused []error
 	err := s.together(ctx, func(ctx context.Context) error {
 		refused = make([]error, len(entries))
-		for i, e := range entries {
-			at := e.at(hub)
+		for _, i := range order {
+			e, at := entries[i], entries[i].at(hub)
 			if named[at] > 1 {
 				refused[i] = errs.New(errs.Invalid, errs.CodeDeviceRepeated, "'%s' is named %d times.", at, named[at])
 				continue
@@ -118,6 +121,21 @@ func (s *Service) bulkIdentities(ctx context.Context, hub string, entries []Bulk
 		return nil
 	})
 	return refused, err
+}
+
+// inOrder returns the entries' indices in the order in which they are written: that of
+// their places, a device before its modules, so that those who write the same ones do
+// not wait for each other in a circle. No entry has to come after another one's: the
+// scope of a parent has its generation ID, which is known when the parent is there.
+func inOrder(entries []BulkEntry) []int {
+	order := make([]int, len(entries))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Or(cmp.Compare(entries[a].ID, entries[b].ID), cmp.Compare(entries[a].Module, entries[b].Module))
+	})
+	return order
 }
 
 // refusal reports whether an entry alone is at fault, and nothing was written of it.

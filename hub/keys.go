@@ -3,6 +3,8 @@ package hub
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/attest"
@@ -31,10 +33,16 @@ func (s *Service) RegenerateKeys(ctx context.Context, caller access.Caller, whic
 	if len(places) > MaxBulk {
 		return nil, errs.New(errs.TooLarge, errs.CodeTooManyDevices, "There are %d entries; %d are allowed", len(places), MaxBulk)
 	}
+	order := make([]int, len(places)) // the same for all, so that nobody waits in a circle
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return strings.Compare(places[a].String(), places[b].String()) })
 	var all []Regenerated
 	err := s.together(ctx, func(ctx context.Context) error {
 		all = make([]Regenerated, len(places))
-		for i, at := range places {
+		for _, i := range order {
+			at := places[i]
 			d, err := s.regenerate(ctx, at, which)
 			if err != nil && !refusal(err) {
 				return err

@@ -24,8 +24,8 @@ func (s *Store) together(ctx context.Context) *together {
 }
 
 // Together implements provision.Records. What do changes is locked when it is
-// read and sent with the commit; the whole of do is repeated when another
-// transaction was faster. What it reads with its own context, it reads in the
+// read and sent with what it reads next or with the commit; the whole of do is
+// repeated when another transaction was faster. What it reads with its own context, it reads in the
 // transaction; reading with another one takes one more connection.
 func (s *Store) Together(ctx context.Context, do func(context.Context) error) error {
 	return s.transact(ctx, func(ctx context.Context, t *tx) error {
@@ -53,9 +53,9 @@ func (g *together) use(f func(context.Context, *tx) error) error {
 // transaction does, whatever becomes of the error.
 func (g *together) write(do func(context.Context, *tx) error) error {
 	return g.use(func(ctx context.Context, t *tx) error {
-		began := t.writes.Len()
+		began := t.wrote
 		err := do(ctx, t)
-		if err != nil && t.writes.Len() > began && t.failed == nil {
+		if err != nil && t.wrote > began && t.failed == nil {
 			t.failed = err
 		}
 		return err

@@ -23,14 +23,15 @@ const maxAttempts = 16
 const begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 
 // A tx is one transaction. It begins with the first query, and what it writes
-// is sent together with the commit.
+// is sent together with the next query or with the commit.
 type tx struct {
 	conn   *pgx.Conn
 	begun  bool
-	writes pgx.Batch
-	tell   bool     // others, that what they keep in memory is not current
-	failed error    // what makes a commit impossible
-	after  []func() // run after the commit or what came of it
+	writes pgx.Batch // those that were not sent yet
+	wrote  int       // all, sent or not
+	tell   bool      // others, that what they keep in memory is not current
+	failed error     // what makes a commit impossible
+	after  []func()  // run after the commit or what came of it
 }
 
 // A query is a statement, its arguments and who takes the rows.
@@ -88,13 +89,16 @@ func (s *Store) attempt(ctx context.Context, do func(context.Context, *tx) error
 	return t.commit(ctx)
 }
 
-// read runs queries, which take one round trip together.
+// read runs queries, which take one round trip together with what is to be written:
+// they see it.
 func (t *tx) read(ctx context.Context, queries ...query) error {
 	var b pgx.Batch
 	if !t.begun {
 		b.Queue(begin)
 		t.begun = true
 	}
+	b.QueuedQueries = append(b.QueuedQueries, t.writes.QueuedQueries...)
+	t.writes = pgx.Batch{}
 	for _, q := range queries {
 		b.Queue(q.sql, q.args...).Query(func(rows pgx.Rows) error { return each(rows, q.use) })
 	}
@@ -105,8 +109,11 @@ func (t *tx) read(ctx context.Context, queries ...query) error {
 	return err
 }
 
-// write queues a statement, to be sent with the commit.
-func (t *tx) write(sql string, args ...any) *pgx.QueuedQuery { return t.writes.Queue(sql, args...) }
+// write queues a statement, to be sent with the next query or the commit.
+func (t *tx) write(sql string, args ...any) *pgx.QueuedQuery {
+	t.wrote++
+	return t.writes.Queue(sql, args...)
+}
 
 // changed has the commit tell all servers that something they keep in memory is
 // not current any more. It serialises those who call it, at the end of their
@@ -120,7 +127,7 @@ func (t *tx) then(f func()) { t.after = append(t.after, f) }
 // commit sends the writes and the commit. Losing the answer leaves it open
 // whether they happened: the error is then also ErrUncertain.
 func (t *tx) commit(ctx context.Context) error {
-	if t.writes.Len() == 0 {
+	if t.wrote == 0 {
 		return nil
 	}
 	if t.tell {

@@ -209,6 +209,38 @@ var togetherRules = []rule{
 		}))
 		same(t, agree(t, s, "pump-8"), 1)
 	}},
+	{"in a transaction what it wrote is read, and is not there when it fails", func(t *testing.T, s Store) {
+		fault := errors.New("a change of mind")
+		gate, twin := home("hub-1", "gate")
+		gate.IoTEdge, gate.ParentScope = true, ""
+		child, childTwin := home("hub-1", "pump-7")
+		child.ParentScope = gate.DeviceScope()
+		m := module("hub-1", "gate", "m1")
+		write := func(ctx context.Context) error {
+			noError(t, putHome(ctx, s, gate, twin))
+			got, err := s.Identity(ctx, gate.Place)
+			noError(t, err)
+			same(t, got, gate)
+			noError(t, putHome(ctx, s, m, filled[*hub.Twin]()))
+			modules, err := s.Modules(ctx, "hub-1", "gate")
+			noError(t, err)
+			same(t, modules, []*hub.Identity{m})
+			noError(t, putHome(ctx, s, child, childTwin))
+			children, err := s.Children(ctx, "hub-1", gate.DeviceScope(), "", 10)
+			noError(t, err)
+			same(t, children, []*hub.Identity{child})
+			noError(t, s.Change(ctx, child.Place, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) { return nil, nil, nil }))
+			_, err = s.Twin(ctx, child.Place)
+			isKind(t, err, errs.NotFound)
+			return nil
+		}
+		isKind(t, s.Together(t.Context(), func(ctx context.Context) error { write(ctx); return fault }), errs.Internal)
+		isAt(t, s, gate.Place, nil, nil)
+		isAt(t, s, m.Place, nil, nil)
+		noError(t, s.Together(t.Context(), write))
+		isHome(t, s, "hub-1", "gate", gate, twin)
+		isHome(t, s, "hub-1", "pump-7", nil, nil)
+	}},
 	{"a transaction in a transaction is a part of it", func(t *testing.T, s Store) {
 		refusal := errors.New("no")
 		noError(t, s.Together(t.Context(), func(ctx context.Context) error {
