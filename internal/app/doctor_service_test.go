@@ -84,7 +84,7 @@ func TestTheDoctorExaminesTheService(t *testing.T) {
 	t.Cleanup(rolled.Close)
 	far := rolled.Listener.Addr().String()
 	write(t, filepath.Join(data, "far.pem"), string(pki.EncodeCertificates(rolled.Certificate())), 0o644)
-	replaceIn(t, filepath.Join(data, configFile), "ca_file = \"\"", "ca_file = \"far.pem\"")
+	replaceIn(t, filepath.Join(data, configFile), "[linked_hubs]\n  ca_file = \"\"", "[linked_hubs]\n  ca_file = \"far.pem\"")
 	mqtt, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
