@@ -124,7 +124,7 @@ func (f *foreign) linkTo(data string) error {
 	if err != nil {
 		return err
 	}
-	text := strings.Replace(string(written), `ca_file = ""`, fmt.Sprintf("ca_file = %q", f.caFile()), 1)
+	text := strings.Replace(string(written), "[linked_hubs]\n  ca_file = \"\"", fmt.Sprintf("[linked_hubs]\n  ca_file = %q", f.caFile()), 1)
 	if text == string(written) {
 		return errors.New("berth.toml has no linked_hubs.ca_file")
 	}
