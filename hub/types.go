@@ -127,8 +127,8 @@ type Registry interface {
 	// with the same commit, its modules included.
 	Move(ctx context.Context, from, to Place, decide func(at *Identity, twin *Twin, left *Identity, leftTwin *Twin) (*Identity, *Twin, error)) error
 	// Together makes one commit of everything that do writes to the store with the
-	// context that it is given, or of nothing when do fails. do may be called more
-	// than once.
+	// context that it is given, or of nothing when do fails. What do reads with that
+	// context, it finds as it wrote it. do may be called more than once.
 	Together(ctx context.Context, do func(context.Context) error) error
 	Finder
 }
