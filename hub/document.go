@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"bytes"
 	"encoding/json"
 	"strconv"
 	"time"
@@ -45,7 +44,7 @@ func (d queriedTwin) property(at query.Path) query.Value {
 	case at[1].Name == "$version":
 		return query.Find(strconv.AppendInt(nil, s.written.Version, 10), at[2:], false)
 	case at[1].Name == "$metadata":
-		return query.Find(s.metadata(), at[2:], false)
+		return query.Find(s.document(), at[1:], false)
 	}
 	return query.Find(s.text, at[1:], false)
 }
@@ -58,50 +57,41 @@ type twinSection struct {
 	written twin.Stamp
 }
 
+func (t *Twin) desired() twinSection {
+	return twinSection{twin.Desired, t.Desired, t.DesiredMetadata, twin.Stamp{Updated: t.DesiredUpdated, Version: t.DesiredVersion}}
+}
+
+func (t *Twin) reported() twinSection {
+	return twinSection{twin.Reported, t.Reported, t.ReportedMetadata, twin.Stamp{Updated: t.ReportedUpdated, Version: t.ReportedVersion}}
+}
+
 func (t *Twin) section(name string) (twinSection, bool) {
 	switch name {
 	case "desired":
-		return twinSection{twin.Desired, t.Desired, t.DesiredMetadata, twin.Stamp{Updated: t.DesiredUpdated, Version: t.DesiredVersion}}, true
+		return t.desired(), true
 	case "reported":
-		return twinSection{twin.Reported, t.Reported, t.ReportedMetadata, twin.Stamp{Updated: t.ReportedUpdated, Version: t.ReportedVersion}}, true
+		return t.reported(), true
 	}
 	return twinSection{}, false
 }
 
-func (s twinSection) metadata() json.RawMessage {
-	if s.known != nil {
-		return s.known
-	}
-	at := s.written
-	if s.of == twin.Reported {
-		at.Version = 0 // which only desired properties have
-	}
-	made, err := s.of.WrittenAtOnce(s.text, at)
-	if err != nil {
-		return json.RawMessage("{}") // it was checked when it was written
-	}
-	return made
-}
-
 // document is the section with what the hub makes of it.
-func (s twinSection) document() json.RawMessage {
-	document := bytes.TrimSpace(bytes.TrimSuffix(bytes.TrimSpace(s.text), []byte("}")))
-	document = document[:len(document):len(document)]
-	if len(document) > 1 {
-		document = append(document, ',')
-	}
-	document = append(append(document, `"$metadata":`...), s.metadata()...)
-	return append(strconv.AppendInt(append(document, `,"$version":`...), s.written.Version, 10), '}')
-}
+func (s twinSection) document() json.RawMessage { return s.of.Document(s.text, s.known, s.written) }
+
+// DesiredDocument returns the desired properties with $metadata and $version, as
+// the service API has them.
+func (t *Twin) DesiredDocument() json.RawMessage { return t.desired().document() }
+
+// ReportedDocument returns the reported properties with $metadata and $version, as
+// the service API has them.
+func (t *Twin) ReportedDocument() json.RawMessage { return t.reported().document() }
 
 // structure looks into what is more than one value.
 func (d queriedTwin) structure(at query.Path) (query.Value, bool) {
 	var whole any
 	switch at[0].Name {
 	case "properties":
-		desired, _ := d.Twin.section("desired")
-		reported, _ := d.Twin.section("reported")
-		whole = map[string]json.RawMessage{"desired": desired.document(), "reported": reported.document()}
+		whole = map[string]json.RawMessage{"desired": d.Twin.DesiredDocument(), "reported": d.Twin.ReportedDocument()}
 	case "configurations":
 		return query.Find(d.Twin.Configurations, at[1:], false), true
 	case "capabilities":

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -102,31 +101,22 @@ func twinChange(operation string, before, after *Twin) []byte {
 	if desired || reported {
 		b = append(b, `,"properties":{`...)
 		if desired {
-			b = appendSection(append(b, `"desired":`...), part(twin.Desired, before.Desired, after.Desired), nil, after.DesiredVersion, after.DesiredUpdated)
+			b = appendPatch(append(b, `"desired":`...), twin.Desired, part(twin.Desired, before.Desired, after.Desired), after.desired().written)
 		}
 		if desired && reported {
 			b = append(b, ',')
 		}
 		if reported {
-			b = appendSection(append(b, `"reported":`...), part(twin.Reported, before.Reported, after.Reported), nil, after.ReportedVersion, after.ReportedUpdated)
+			b = appendPatch(append(b, `"reported":`...), twin.Reported, part(twin.Reported, before.Reported, after.Reported), after.reported().written)
 		}
 		b = append(b, '}')
 	}
 	return append(b, '}')
 }
 
-// appendSection appends a section of a twin with its $metadata and $version.
-func appendSection(b []byte, section, metadata json.RawMessage, version int64, updated time.Time) []byte {
-	inside := bytes.TrimSuffix(bytes.TrimSpace(section), []byte("}"))
-	b = append(b, inside...)
-	if len(bytes.TrimSpace(inside)) > 1 {
-		b = append(b, ',')
-	}
-	if metadata == nil {
-		metadata = fmt.Appendf(nil, `{"$lastUpdated":%q}`, enqueuedText(updated))
-	}
-	b = append(append(b, `"$metadata":`...), metadata...)
-	return append(strconv.AppendInt(append(b, `,"$version":`...), version, 10), '}')
+// appendPatch appends what became of a section, all of it at one time.
+func appendPatch(b []byte, of twin.Section, patch json.RawMessage, written twin.Stamp) []byte {
+	return append(b, of.Document(patch, fmt.Appendf(nil, `{"$lastUpdated":%q}`, enqueuedText(written.Updated)), written)...)
 }
 
 // identityChanged tells that an identity was created, when before is nil, or
@@ -158,10 +148,7 @@ func lifecycleBody(of *Identity, t *Twin) []byte {
 	}
 	etag, _ := json.Marshal(t.ETag())
 	b = append(append(b, `,"etag":`...), etag...)
-	b = fmt.Appendf(b, `,"version":%d,"tags":%s,"properties":{"desired":`, t.Version, t.Tags)
-	b = appendSection(b, t.Desired, t.DesiredMetadata, t.DesiredVersion, t.DesiredUpdated)
-	b = appendSection(append(b, `,"reported":`...), t.Reported, t.ReportedMetadata, t.ReportedVersion, t.ReportedUpdated)
-	return append(b, "}}"...)
+	return fmt.Appendf(b, `,"version":%d,"tags":%s,"properties":{"desired":%s,"reported":%s}}`, t.Version, t.Tags, t.DesiredDocument(), t.ReportedDocument())
 }
 
 // connectionChanged tells that a device connected, or that the connection is over

@@ -2,7 +2,6 @@ package hubhttp
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
 
 	"github.com/berth-iot/berth/access"
@@ -44,10 +43,7 @@ func (a api) postQuery(w http.ResponseWriter, r *rest.Request, caller access.Cal
 	if err != nil {
 		return err
 	}
-	itemType, items, err := encodePage(page)
-	if err != nil {
-		return err
-	}
+	itemType, items := encodePage(page)
 	rest.SetHeader(w.Header(), rest.HeaderItemType, itemType)
 	if page.Continuation != "" {
 		rest.SetHeader(w.Header(), rest.HeaderContinuation, page.Continuation)
@@ -57,20 +53,16 @@ func (a api) postQuery(w http.ResponseWriter, r *rest.Request, caller access.Cal
 
 // encodePage returns the items of a page and the type of them, which one client
 // spells exactly so.
-func encodePage(page hub.Page) (itemType string, items []any, err error) {
+func encodePage(page hub.Page) (itemType string, items []any) {
 	items = []any{} // an empty page is [], not null
 	if !page.Whole {
 		for _, row := range page.Rows {
 			items = append(items, row)
 		}
-		return "Raw", items, nil
+		return "Raw", items
 	}
 	for _, f := range page.Twins {
-		document, err := encodeTwin(f.Identity, f.Twin, presence{f.About.Presence, f.About.Waiting})
-		if err != nil {
-			return "", nil, fmt.Errorf("encoding the twin of %q at %s: %w", f.Identity, f.Identity.Hub, err)
-		}
-		items = append(items, document)
+		items = append(items, encodeTwin(f.Identity, f.Twin, presence{f.About.Presence, f.About.Waiting}))
 	}
-	return "Twin", items, nil
+	return "Twin", items
 }

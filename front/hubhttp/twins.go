@@ -1,11 +1,8 @@
 package hubhttp
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"net/http"
 
 	"github.com/berth-iot/berth/access"
@@ -13,7 +10,6 @@ import (
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/front/internal/rest"
 	"github.com/berth-iot/berth/hub"
-	"github.com/berth-iot/berth/hub/twin"
 )
 
 // maxTwin is the longest twin that is read, in bytes. Clients send back whole
@@ -50,42 +46,15 @@ type propertiesJSON struct {
 	Reported json.RawMessage `json:"reported"`
 }
 
-func encodeTwin(d *hub.Identity, t *hub.Twin, now presence) (twinJSON, error) {
-	desired, err := document(twin.Desired, t.Desired, t.DesiredMetadata, twin.Stamp{Updated: t.DesiredUpdated, Version: t.DesiredVersion}, t.DesiredVersion)
-	if err != nil {
-		return twinJSON{}, fmt.Errorf("desired properties: %w", err)
-	}
-	reported, err := document(twin.Reported, t.Reported, t.ReportedMetadata, twin.Stamp{Updated: t.ReportedUpdated}, t.ReportedVersion)
-	if err != nil {
-		return twinJSON{}, fmt.Errorf("reported properties: %w", err)
-	}
+func encodeTwin(d *hub.Identity, t *hub.Twin, now presence) twinJSON {
 	return twinJSON{
 		DeviceID: d.ID, ModuleID: d.Module, ETag: t.ETag(), DeviceETag: d.ETag,
 		Status: status(d), StatusReason: orNull(d.StatusReason), StatusUpdateTime: timeJSON(d.StatusUpdated),
 		ConnectionState: now.connectionState(), LastActivityTime: timeJSON(now.LastActivity), CloudToDeviceMessageCount: now.waiting,
 		AuthenticationType: string(d.Auth.Type), X509Thumbprint: encodeThumbprint(d),
-		Version: t.Version, ModelID: t.ModelID, Tags: t.Tags, Properties: propertiesJSON{desired, reported}, Configurations: t.Configurations,
+		Version: t.Version, ModelID: t.ModelID, Tags: t.Tags, Properties: propertiesJSON{t.DesiredDocument(), t.ReportedDocument()}, Configurations: t.Configurations,
 		Capabilities: capabilitiesJSON{d.IoTEdge}, DeviceScope: d.DeviceScope(), ParentScopes: d.ParentScopes(),
-	}, nil
-}
-
-// document returns a section's properties followed by its $metadata and $version.
-func document(of twin.Section, properties, metadata json.RawMessage, written twin.Stamp, version int64) (json.RawMessage, error) {
-	if metadata == nil {
-		var err error
-		if metadata, err = of.WrittenAtOnce(properties, written); err != nil {
-			return nil, err
-		}
 	}
-	out := bytes.TrimRight(properties, " \t\r\n")
-	if !bytes.HasSuffix(out, []byte("}")) {
-		return nil, errors.New("not an object")
-	}
-	out = bytes.TrimRight(out[:len(out)-1:len(out)-1], " \t\r\n")
-	if !bytes.HasSuffix(out, []byte("{")) {
-		out = append(out, ',')
-	}
-	return fmt.Appendf(out, `"$metadata":%s,"$version":%d}`, metadata, version), nil
 }
 
 func (a api) getTwin(w http.ResponseWriter, r *rest.Request, caller access.Caller, to target) error {
@@ -101,10 +70,7 @@ func (a api) answerTwin(w http.ResponseWriter, r *rest.Request, d *hub.Identity,
 	if err != nil {
 		return err
 	}
-	document, err := encodeTwin(d, t, now)
-	if err != nil {
-		return fmt.Errorf("encoding the twin of %q at %s: %w", d.ID, d.Hub, err)
-	}
+	document := encodeTwin(d, t, now)
 	return answer(w, document.ETag, document)
 }
 

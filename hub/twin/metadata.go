@@ -55,6 +55,30 @@ func (s Section) WrittenAtOnce(section json.RawMessage, at Stamp) (json.RawMessa
 	return appendValue(nil, stamped(o, at)), nil
 }
 
+// Document returns a section as clients read it: its properties, and behind them
+// $metadata and $version. Where metadata is nil, all of the section was written at
+// the stamp; only desired properties say in which version. properties is what
+// [Section.Merge] and [Section.Replace] return.
+func (s Section) Document(properties, metadata json.RawMessage, written Stamp) json.RawMessage {
+	if metadata == nil {
+		at := written
+		if s == Reported {
+			at.Version = 0
+		}
+		var err error
+		if metadata, err = s.WrittenAtOnce(properties, at); err != nil {
+			metadata = json.RawMessage("{}") // it was checked when it was written
+		}
+	}
+	inside := bytes.TrimSpace(bytes.TrimSuffix(bytes.TrimSpace(properties), []byte("}")))
+	document := append(make([]byte, 0, len(inside)+len(metadata)+40), inside...)
+	if len(inside) > 1 {
+		document = append(document, ',')
+	}
+	document = append(append(document, `"$metadata":`...), metadata...)
+	return append(strconv.AppendInt(append(document, `,"$version":`...), written.Version, 10), '}')
+}
+
 // restamp returns the metadata of an object and whether anything in it changed.
 func restamp(known *object, was Stamp, before, after *object, now Stamp) (node *object, changed bool) {
 	members := newObject()

@@ -88,3 +88,28 @@ func mirrors(t *testing.T, node, value any) {
 		mirrors(t, below, v)
 	}
 }
+
+func TestDocument(t *testing.T) {
+	at := Stamp{Updated: time.Date(2026, 1, 2, 3, 4, 5, 600_000_000, time.UTC), Version: 7}
+	for _, tt := range []struct {
+		of                         Section
+		properties, metadata, want string
+	}{
+		{Desired, `{}`, ``, `{"$metadata":{"$lastUpdated":"2026-01-02T03:04:05.6Z","$lastUpdatedVersion":7},"$version":7}`},
+		{Reported, `{}`, ``, `{"$metadata":{"$lastUpdated":"2026-01-02T03:04:05.6Z"},"$version":7}`},
+		{Reported, ` { "a" : {} } `, ``, `{ "a" : {},"$metadata":{"$lastUpdated":"2026-01-02T03:04:05.6Z","a":{"$lastUpdated":"2026-01-02T03:04:05.6Z"}},"$version":7}`},
+		{Desired, `{"a":[1]}`, `{"known":1}`, `{"a":[1],"$metadata":{"known":1},"$version":7}`},
+	} {
+		var metadata json.RawMessage
+		if tt.metadata != "" {
+			metadata = json.RawMessage(tt.metadata)
+		}
+		properties := json.RawMessage(tt.properties)
+		if got := tt.of.Document(properties, metadata, at); string(got) != tt.want {
+			t.Errorf("%s of %v: %s, not %s", tt.properties, tt.of, got, tt.want)
+		}
+		if string(properties) != tt.properties {
+			t.Errorf("the properties became %s", properties)
+		}
+	}
+}
