@@ -75,6 +75,7 @@ const (
 	CodeThrottling                 Code = 429001
 	CodeInternal                   Code = 500000
 	CodeServerError                Code = 500001
+	CodeBadGateway                 Code = 502000
 	CodeUnavailable                Code = 503000
 	CodeServiceUnavailable         Code = 503001
 	CodeGatewayTimeout             Code = 504101
@@ -130,6 +131,7 @@ var codeNames = map[Code]string{
 	CodeThrottling:                 "ThrottlingException",
 	CodeInternal:                   "GenericServerError",
 	CodeServerError:                "ServerError",
+	CodeBadGateway:                 "GenericBadGateway",
 	CodeUnavailable:                "GenericServiceUnavailable",
 	CodeServiceUnavailable:         "ServiceUnavailable",
 	CodeGatewayTimeout:             "GatewayTimeout",

@@ -65,7 +65,7 @@ type connection struct {
 
 // awaited is a device that somebody waits for.
 type awaited struct {
-	arrived chan struct{} // closed when it connects
+	arrived chan struct{} // closed when it connects, or takes methods
 	by      int           // how many wait
 }
 
@@ -144,6 +144,14 @@ func (l *live) heard(at Place, stamp Stamp) *connection {
 	return l.links[at]
 }
 
+// TakesMethods says that a device which is connected asks for direct methods from now
+// on: who waits to call one, at whichever server, can.
+func (s *Service) TakesMethods(at Place) {
+	if c := s.live.arrived(at); c != nil {
+		s.tell(News{Kind: NewsConnected, At: at, Connected: c.stamp})
+	}
+}
+
 // Connected reports whether the device has a connection to this process.
 func (s *Service) Connected(at Place) bool { return s.live.connection(at) != nil }
 
@@ -175,8 +183,8 @@ func (l *live) all() map[Place]*connection {
 	return maps.Clone(l.links)
 }
 
-// await returns what is closed when the device connects, to any server. forget is
-// for who does not wait any more.
+// await returns what is closed when the device connects, to any server, or takes
+// methods from then on. forget is for who does not wait any more.
 func (l *live) await(at Place) (arrived <-chan struct{}, forget func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -196,6 +204,18 @@ func (l *live) await(at Place) (arrived <-chan struct{}, forget func()) {
 			delete(l.awaited, at)
 		}
 	}
+}
+
+// arrived wakes who waits for a device that is connected, and returns its connection,
+// or nil.
+func (l *live) arrived(at Place) *connection {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.links[at]
+	if c != nil {
+		l.arrivedLocked(at)
+	}
+	return c
 }
 
 func (l *live) arrivedLocked(at Place) {

@@ -78,7 +78,8 @@ func contains(set string, c rune) bool {
 // ServiceConnect.
 //
 // Errors: errs.NotFound with the code of a device that is not online, or of one
-// that does not exist; errs.Unavailable with that of one that does not answer.
+// that does not exist; errs.Unavailable with that of one that does not answer, or
+// not with JSON.
 func (s *Service) Invoke(ctx context.Context, caller access.Caller, at Place, m Method) (MethodResult, error) {
 	if err := caller.Require(access.ServiceConnect); err != nil {
 		return MethodResult{}, err
@@ -102,12 +103,13 @@ func (s *Service) Invoke(ctx context.Context, caller access.Caller, at Place, m 
 		payload = json.RawMessage("null")
 	}
 	if !json.Valid(payload) {
-		return MethodResult{}, errs.New(errs.Invalid, errs.CodeArgumentInvalid, "The device's answer is not JSON").WithCause(fmt.Errorf("%d bytes", len(payload)))
+		return MethodResult{}, errs.New(errs.Unavailable, errs.CodeBadGateway, "The device's answer is not JSON").WithCause(fmt.Errorf("%d bytes", len(payload)))
 	}
 	return MethodResult{status, payload}, nil
 }
 
 // callOnceConnected is call for who is ready to wait for a device that is not
+// connected, or that is and does not take calls yet: it asks for them after it
 // connected.
 func (s *Service) callOnceConnected(ctx context.Context, at Place, m Method) (int, json.RawMessage, error) {
 	connecting, cancel := context.WithTimeout(ctx, m.Connect)
@@ -115,7 +117,7 @@ func (s *Service) callOnceConnected(ctx context.Context, at Place, m Method) (in
 	for {
 		arrived, forget := s.live.await(at) // from before the look, so that nothing is missed
 		status, answer, err := s.call(ctx, at, m)
-		if !errors.Is(err, ErrNotConnected) && !errors.Is(err, ErrUnreachable) {
+		if !errors.Is(err, ErrNotConnected) && !errors.Is(err, ErrNoMethods) && !errors.Is(err, ErrUnreachable) {
 			forget()
 			return status, answer, err
 		}

@@ -49,6 +49,10 @@ func TestDirectMethods(t *testing.T) {
 	if r := call(`{"methodName":"reboot"}`); r.status != 200 || r.body != `{"status":500,"payload":null}` {
 		t.Errorf("%d %s", r.status, r.body)
 	}
+	d.answer = "no JSON"
+	if r := call(`{"methodName":"reboot"}`); r.status != 502 || r.header.Get("iothub-errorcode") != "GenericBadGateway" {
+		t.Errorf("of a device that answers something else: %d %s", r.status, r.body)
+	}
 	d.err = context.DeadlineExceeded
 	if r := call(`{"methodName":"reboot"}`); r.status != 504 || r.header.Get("iothub-errorcode") != "GatewayTimeout" {
 		t.Errorf("of a device that does not answer: %d %s", r.status, r.body)

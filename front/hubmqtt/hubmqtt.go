@@ -174,6 +174,8 @@ type session struct {
 	// kept is with which QoS the device is to have its messages in its next
 	// connections, if these want their session kept; nil where it is to ask.
 	kept *byte
+	// asked says that the Subscribes being read ask for direct methods.
+	asked bool
 
 	mu      sync.Mutex // guards what follows
 	granted map[string]byte
@@ -256,11 +258,19 @@ func (s *session) Subscribe(ctx context.Context, want mqtt.Subscription) byte {
 		s.granted = make(map[string]byte)
 	}
 	s.granted[want.Filter] = qos
+	s.asked = s.asked || want.Filter == hubtopic.Methods
 	return qos
 }
 
-// Subscribed sends what waits for the device.
-func (s *session) Subscribed(context.Context) { s.Queued() }
+// Subscribed sends what waits for the device, and has called who waits for it to take
+// calls.
+func (s *session) Subscribed(context.Context) {
+	if s.asked {
+		s.asked = false
+		s.Service.TakesMethods(s.from.Place)
+	}
+	s.Queued()
+}
 
 // Unsubscribe ends a subscription.
 func (s *session) Unsubscribe(ctx context.Context, filter string) {

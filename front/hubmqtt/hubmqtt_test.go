@@ -323,12 +323,11 @@ func TestMethods(t *testing.T) {
 	if code != mqtt.Accepted {
 		t.Fatal(code)
 	}
-	if o := <-done; o.error == nil { // connected, and takes no calls
-		t.Errorf("%+v", o)
+	if _, err := call(hub.Method{Name: "reboot"}); !errors.Is(err, hub.ErrNoMethods) {
+		t.Errorf("of a device that takes no calls: %v", err)
 	}
-	c.send(&mqtt.Subscribe{ID: 1, Subscriptions: []mqtt.Subscription{{Filter: "$iothub/methods/POST/#", QoS: 1}}})
+	c.send(&mqtt.Subscribe{ID: 1, Subscriptions: []mqtt.Subscription{{Filter: "$iothub/methods/POST/#", QoS: 1}}}) // who waited calls it now
 	c.want(&mqtt.Suback{ID: 1, Codes: []byte{1}})
-	begun(hub.Method{Name: "reboot", Payload: json.RawMessage(`{"in":5}`)})
 	if got := c.message("$iothub/methods/POST/reboot/?$rid=1"); got != `{"in":5}` {
 		t.Error(got)
 	}
