@@ -18,6 +18,7 @@ import (
 type Attempt struct {
 	Host     Host
 	At       Place           // who they claim to be
+	Under    string          // what of theirs they ask for, from a slash on, as in "/messages/events"; empty for all of it
 	Identity *Identity       // what is registered there, nil when there is nothing
 	Device   *Identity       // the device: Identity itself, or that of the module's device
 	Policies []access.Policy // of the hub
@@ -202,7 +203,14 @@ func (a Attempt) judgeStatus(v *attest.Verdict) {
 	}
 }
 
-func (a Attempt) covered(resource string) bool { return a.Host.covers(resource, a.path()) }
+// covered reports whether a token for resource is good for what is asked for. Behind
+// the device some samples write the api-version of a request.
+func (a Attempt) covered(resource string) bool {
+	if i := strings.LastIndex(resource, "/api-version="); i >= 0 && a.Host.covers(resource, a.path()+resource[i:]) {
+		return true
+	}
+	return a.Host.covers(resource, a.path()+a.Under)
+}
 
 // path is what a token has to be for, behind the hub's name.
 func (a Attempt) path() string {
@@ -238,6 +246,7 @@ func (s *Service) Authenticate(ctx context.Context, h Host, id, module device.ID
 	if err != nil {
 		return Sender{}, err
 	}
+	a.Under = by.Under
 	v := AuthenticateDevice(a)
 	if !v.Accepted() {
 		return Sender{}, s.refuse(a, by, v)

@@ -105,6 +105,7 @@ func TestTokensOfDevices(t *testing.T) {
 	for _, resource := range []string{
 		host + "/devices/d1", "HUB1.EXAMPLE/DEVICES/D1", host + ":8883/devices/d1", "https://hub1.example/devices/d1",
 		host + "/devices/d1/", "hub1.device.example/devices/d1", "gateway.example/devices/d1", host, host + "/devices",
+		host + "/devices/d1/api-version=2016-11-14",
 	} {
 		for k := byte(1); k <= 2; k++ {
 			wantAccepted(t, resource, judge(sasDevice, "d1", attest.Credential{Token: token(t, k, resource, later, "")}))
@@ -140,6 +141,10 @@ func TestTokensOfDevices(t *testing.T) {
 		{"another hub", sasDevice, "d1", token(t, 1, "hub2.example/devices/d1", later, ""), "audience", "Unauthorized: the token is for another resource", false},
 		{"a hub whose name goes on", sasDevice, "d1", token(t, 1, host+".evil.example/devices/d1", later, ""), "audience", "Unauthorized: the token is for another resource", false},
 		{"a user at another host", sasDevice, "d1", token(t, 1, "hub1.example@evil.example", later, ""), "audience", "Unauthorized: the token is for another resource", false},
+		{"its messages alone", sasDevice, "d1", token(t, 1, host+"/devices/d1/messages/events", later, ""), "audience", "Unauthorized: the token is for another resource", false},
+		{"another device, with an api-version", sasDevice, "d1", token(t, 1, host+"/devices/d2/api-version=2016-11-14", later, ""), "audience", "Unauthorized: the token is for another resource", false},
+		{"a device whose name is an api-version", sasDevice, "d1", token(t, 1, host+"/devices/api-version=2016-11-14", later, ""), "audience", "Unauthorized: the token is for another resource", false},
+		{"a module whose name is an api-version", sasDevice, "d1", token(t, 1, host+"/devices/d1/modules/api-version=2016-11-14", later, ""), "audience", "Unauthorized: the token is for another resource", false},
 		{"a module of the device", sasDevice, "d1", token(t, 1, host+"/devices/d1/modules/m", later, ""), "audience", "Unauthorized: the token is for another resource", false},
 		{"twins", sasDevice, "d1", token(t, 1, host+"/twins/d1", later, ""), "audience", "Unauthorized: the token is for another resource", false},
 		{"a provisioning token", sasDevice, "d1", token(t, 1, "0ne00000001/registrations/d1", later, ""), "audience", "Unauthorized: the token is for another resource", false},
@@ -150,6 +155,22 @@ func TestTokensOfDevices(t *testing.T) {
 		wantRefused(t, c.name, v, errs.CodeUnauthorizedAccess, c.check, c.public)
 		if c.wantFirst && len(v.Findings) != 1 {
 			t.Errorf("%s: more was looked at after the proof failed: %+v", c.name, v.Findings)
+		}
+	}
+}
+
+// A token may be for a part of what a device has, and is good for that alone.
+func TestTokensForAPart(t *testing.T) {
+	const sending, receiving = "/messages/events", "/messages/devicebound"
+	for _, resource := range []string{host + "/devices/d1", host + "/devices/d1/messages", host + "/devices/d1" + sending, host + "/devices/d1/api-version=2016-11-14"} {
+		of := func(under string) attest.Verdict {
+			return hub.AuthenticateDevice(hub.Attempt{Host: testHost, At: sasDevice.Place, Under: under, Identity: sasDevice, Device: sasDevice,
+				Credential: attest.Credential{Token: token(t, 1, resource, t0.Add(time.Hour), "")}, Now: t0})
+		}
+		wantAccepted(t, resource, of(sending))
+		if strings.HasSuffix(resource, sending) {
+			wantRefused(t, resource, of(receiving), errs.CodeUnauthorizedAccess, "audience", "Unauthorized: the token is for another resource")
+			wantRefused(t, resource, of(sending+"s"), errs.CodeUnauthorizedAccess, "audience", "Unauthorized: the token is for another resource")
 		}
 	}
 }

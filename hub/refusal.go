@@ -19,6 +19,7 @@ type Approach struct {
 	Wire       string          // "mqtt" or "https"
 	Remote     string          // the peer's address
 	TrackingID errs.TrackingID // drawn for this attempt
+	Under      string          // what of the device's they ask for, as in [Attempt]
 }
 
 // A Refusal is the whole story of a device that a hub did not let in, for the

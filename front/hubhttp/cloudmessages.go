@@ -16,6 +16,9 @@ const (
 	feedbackPath = "/messages/serviceBound/feedback"
 	feedbackType = "application/vnd.microsoft.iothub.feedback.json"
 
+	// deviceBound is where a device's messages are, behind its own resource.
+	deviceBound = "/messages/devicebound"
+
 	// headerLock is the header in which a device says for how many seconds it
 	// locks a message.
 	headerLock = "IotHub-MessageLockTimeout"
@@ -35,7 +38,7 @@ var messageHeaders = map[string]string{
 // getCloudMessage gives the device its next message under a lock, whose token is
 // the entity tag.
 func (a api) getCloudMessage(w http.ResponseWriter, r *rest.Request) error {
-	from, err := a.sender(r)
+	from, err := a.sender(r, deviceBound)
 	if err != nil {
 		return err
 	}
@@ -99,7 +102,7 @@ func (a api) abandonCloudMessage(w http.ResponseWriter, r *rest.Request) error {
 }
 
 func (a api) settle(w http.ResponseWriter, r *rest.Request, how hub.Settlement) error {
-	from, err := a.sender(r)
+	from, err := a.sender(r, deviceBound)
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ var systemProperties = map[string]string{
 }
 
 func (a api) postEvents(w http.ResponseWriter, r *rest.Request) error {
-	from, err := a.sender(r)
+	from, err := a.sender(r, "/messages/events")
 	if err != nil {
 		return err
 	}

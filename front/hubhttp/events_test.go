@@ -75,6 +75,27 @@ func TestTelemetry(t *testing.T) {
 	s.send("POST", events, strings.Repeat("x", hub.MaxMessageSize), "Authorization", deviceToken(testKey(1), "d1")).want(t, "largest", 204, 0)
 }
 
+// A module sends in its own name, and a token may be for sending alone.
+func TestTelemetryOfAModule(t *testing.T) {
+	s := enrolled(t)
+	s.as("PUT", "/devices/d1/modules/m", `{"moduleId":"m","authentication":{"symmetricKey":{"primaryKey":"`+testKey(3).Base64()+`"}}}`).want(t, "create", 200, 0)
+	const path = "/devices/d1/modules/m/messages/events"
+	later := time.Now().Add(time.Hour)
+	s.send("POST", path, "x", "Authorization", sas.Sign(testKey(3).Bytes(), host+"/devices/d1/modules/m", later, "")).want(t, "telemetry", 204, 0)
+	s.send("POST", path, "x", "Authorization", sas.Sign(testKey(3).Bytes(), host+path, later, "")).want(t, "with a token for sending", 204, 0)
+	s.send("POST", path, "x", "Authorization", sas.Sign(testKey(1).Bytes(), host+"/devices/d1/modules/m", later, "")).want(t, "with its device's key", 401, errs.CodeUnauthorizedAccess)
+	s.send("GET", "/devices/d1/messages/devicebound", "", "Authorization", sas.Sign(testKey(1).Bytes(), host+events, later, "")).want(t, "receiving with a token for sending", 401, errs.CodeUnauthorizedAccess)
+	ms := s.messages()
+	if len(ms) != 2 {
+		t.Fatalf("%d messages", len(ms))
+	}
+	for _, m := range ms {
+		if m.DeviceID != "d1" || m.System["connection-module-id"] != "m" || !strings.Contains(m.System["connection-auth-method"], `"scope":"module"`) {
+			t.Errorf("%+v", m)
+		}
+	}
+}
+
 func TestBatch(t *testing.T) {
 	s := enrolled(t)
 	post := func(body string) reply {

@@ -98,6 +98,7 @@ func (a api) routes() []rest.Route {
 
 		{Method: http.MethodDelete, Pattern: "/devices/{id}/modules/{module}/commands", Serve: a.operator("/devices/", a.deleteCommands)},
 		{Method: http.MethodPost, Pattern: "/devices/{id}/messages/events", Serve: a.postEvents},
+		{Method: http.MethodPost, Pattern: "/devices/{id}/modules/{module}/messages/events", Serve: a.postEvents},
 		{Method: http.MethodGet, Pattern: "/devices/{id}/messages/devicebound", Serve: a.getCloudMessage},
 		{Method: http.MethodDelete, Pattern: "/devices/{id}/messages/devicebound/{lock}", Serve: a.deleteCloudMessage},
 		{Method: http.MethodPost, Pattern: "/devices/{id}/messages/devicebound/{lock}/abandon", Serve: a.abandonCloudMessage},
@@ -229,8 +230,8 @@ func (a api) actor(serve func(http.ResponseWriter, *rest.Request, hub.Actor, tar
 }
 
 // sender lets a device in, by its token or by the certificate of its TLS
-// connection.
-func (a api) sender(r *rest.Request) (hub.Sender, error) {
+// connection. under is what it asks for, behind its own resource.
+func (a api) sender(r *rest.Request, under string) (hub.Sender, error) {
 	to, err := a.target(r)
 	if err != nil {
 		return hub.Sender{}, err
@@ -239,7 +240,9 @@ func (a api) sender(r *rest.Request) (hub.Sender, error) {
 	if err != nil {
 		return hub.Sender{}, err
 	}
-	return a.Service.Authenticate(r.Context(), to.hub, to.id, to.module, credential, approach(r))
+	by := approach(r)
+	by.Under = under
+	return a.Service.Authenticate(r.Context(), to.hub, to.id, to.module, credential, by)
 }
 
 // approach says how a request came.
