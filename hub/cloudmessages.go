@@ -78,7 +78,7 @@ func (s *Service) sent(id device.ID, m CloudMessage) (*CloudMessage, error) {
 			return nil, invalid("the expiry is not within the next %d hours", MaxTimeToLive/time.Hour)
 		}
 		kept.Expiry = m.Expiry
-		kept.System[absoluteExpiry] = m.Expiry.UTC().Format("2006-01-02T15:04:05.0000000Z")
+		kept.System[absoluteExpiry] = systemTime(m.Expiry)
 	}
 	kept.System[destination] = hubtopic.Destination(string(id))
 	for _, name := range senderProperties {

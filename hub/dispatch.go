@@ -732,7 +732,7 @@ func (d *Dispatcher) TestSink(ctx context.Context, hub, name string) (refusal, e
 	now := d.Now()
 	return sink.Deliver(ctx, []*Message{{
 		Hub: hub, DeviceID: "berth-test", Enqueued: now,
-		System:     map[string]string{"message-id": id, "content-type": "application/json", "content-encoding": "utf-8", messageSource: "Test", enqueuedTime: enqueuedText(now)},
+		System:     map[string]string{"message-id": id, "content-type": "application/json", "content-encoding": "utf-8", messageSource: "Test", enqueuedTime: systemTime(now)},
 		Properties: map[string]string{},
 		Body:       []byte(`{"test":true}`),
 	}}), nil

@@ -15,6 +15,19 @@ const (
 	statusDisabled = "disabled"
 )
 
+// Status is how the status of a device is spelled: "enabled" or "disabled". A
+// module's is "enabled".
+func (d *Identity) Status() string {
+	if d.Disabled {
+		return statusDisabled
+	}
+	return statusEnabled
+}
+
+// FormatTime writes a time as documents have it and as .NET does, in ticks of 100
+// nanoseconds. The zero time is 0001-01-01T00:00:00Z.
+func FormatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.9999999Z") }
+
 // A queriedTwin is what queries see of a twin: the document that the service API
 // has, of which it makes no more than is looked at.
 type queriedTwin struct{ Found }
@@ -130,21 +143,15 @@ func (d queriedTwin) member(name string) query.Value {
 	case "deviceEtag":
 		return query.TextValue(d.Identity.ETag)
 	case "status":
-		if d.Identity.Disabled {
-			return query.TextValue(statusDisabled)
-		}
-		return query.TextValue(statusEnabled)
+		return query.TextValue(d.Identity.Status())
 	case "statusReason":
 		return textOr(d.Identity.StatusReason, query.NullValue())
 	case "statusUpdateTime":
-		return timeValue(d.Identity.StatusUpdated)
+		return query.TextValue(FormatTime(d.Identity.StatusUpdated))
 	case "connectionState":
-		if d.About.Connected {
-			return query.TextValue("Connected")
-		}
-		return query.TextValue("Disconnected")
+		return query.TextValue(d.About.ConnectionState())
 	case "lastActivityTime":
-		return timeValue(d.About.LastActivity)
+		return query.TextValue(FormatTime(d.About.LastActivity))
 	case "cloudToDeviceMessageCount":
 		return query.NumberValue(float64(d.About.Waiting))
 	case "authenticationType":
@@ -164,9 +171,4 @@ func textOr(s string, otherwise query.Value) query.Value {
 		return otherwise
 	}
 	return query.TextValue(s)
-}
-
-// timeValue is a time as documents have it.
-func timeValue(t time.Time) query.Value {
-	return query.TextValue(t.UTC().Format("2006-01-02T15:04:05.9999999Z"))
 }

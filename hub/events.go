@@ -35,18 +35,18 @@ func (s *Service) wants(hub string, source Source) bool {
 	return wanted != nil && (*wanted)(hub, source)
 }
 
-// enqueuedText is how the system property enqueuedtime has a time.
-func enqueuedText(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.0000000Z") }
+// systemTime is how system properties have a time.
+func systemTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.0000000Z") }
 
 // emit puts an event into the stream. It does not wait until that is durable.
 func (s *Service) emit(source Source, at Place, operation, schema string, body []byte) {
 	now := s.now()
 	system := map[string]string{
 		"content-type": "application/json", "content-encoding": "utf-8",
-		messageSource: source.property(), enqueuedTime: enqueuedText(now), connectionDeviceID: string(at.ID),
+		messageSource: source.property(), enqueuedTime: systemTime(now), connectionDeviceID: string(at.ID),
 	}
 	properties := map[string]string{
-		"hubName": at.Hub, "deviceId": string(at.ID), "opType": operation, "operationTimestamp": enqueuedText(now),
+		"hubName": at.Hub, "deviceId": string(at.ID), "opType": operation, "operationTimestamp": systemTime(now),
 		"iothub-message-schema": schema,
 	}
 	if at.Module != "" {
@@ -116,7 +116,7 @@ func twinChange(operation string, before, after *Twin) []byte {
 
 // appendPatch appends what became of a section, all of it at one time.
 func appendPatch(b []byte, of twin.Section, patch json.RawMessage, written twin.Stamp) []byte {
-	return append(b, of.Document(patch, fmt.Appendf(nil, `{"$lastUpdated":%q}`, enqueuedText(written.Updated)), written)...)
+	return append(b, of.Document(patch, fmt.Appendf(nil, `{"$lastUpdated":%q}`, systemTime(written.Updated)), written)...)
 }
 
 // identityChanged tells that an identity was created, when before is nil, or

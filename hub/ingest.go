@@ -80,7 +80,7 @@ func (s *Service) received(from Sender, messages []Message) ([]*Message, error) 
 			system[dataSchema] = from.ModelID
 		}
 		system[messageSource] = "Telemetry"
-		system[enqueuedTime] = now.UTC().Format("2006-01-02T15:04:05.0000000Z")
+		system[enqueuedTime] = systemTime(now)
 		kept[i] = &Message{
 			Hub: from.Hub, DeviceID: from.ID, ModuleID: from.Module, Enqueued: now,
 			System: system, Properties: m.Properties, Body: m.Body,

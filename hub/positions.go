@@ -9,7 +9,7 @@ import (
 
 // A Reader is who goes through a hub's stream and remembers how far.
 type Reader struct {
-	Hub  string // as in Device
+	Hub  string // as in Place
 	Kind ReaderKind
 	Name string
 }

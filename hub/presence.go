@@ -22,6 +22,15 @@ type Presence struct {
 	LastActivity time.Time // zero where it never did anything
 }
 
+// ConnectionState is how the service API spells whether it is connected:
+// "Connected" or "Disconnected".
+func (p Presence) ConnectionState() string {
+	if p.Connected {
+		return "Connected"
+	}
+	return "Disconnected"
+}
+
 // A Notice is what a server noticed of an identity.
 type Notice struct {
 	Place

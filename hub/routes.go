@@ -44,7 +44,7 @@ func (s Source) property() string {
 // route waits, and the stream keeps what it will need for as long as it keeps
 // anything.
 type Route struct {
-	Hub       string // as in Device
+	Hub       string // as in Place
 	Name      string // of 1 to 64 lower-case letters, digits and . _ -
 	Source    Source
 	Condition string // in the query language of message routing; "true" is for all
@@ -56,7 +56,7 @@ type Route struct {
 // A SinkConfig says where a hub's routes can take messages. What is particular to
 // its kind stands in Settings.
 type SinkConfig struct {
-	Hub      string // as in Device
+	Hub      string // as in Place
 	Name     string // as in Route
 	Kind     string // a key of DispatcherConfig.Kinds
 	URL      string // where it is; as secret as Secret where it has a query

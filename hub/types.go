@@ -1,6 +1,8 @@
-// Package hub is the IoT hub a device lands on: the identity registry, device
-// twins, the telemetry stream and the queues of messages to devices. One process can hold several hubs, told apart
-// by host name; each has its own devices.
+// Package hub is the IoT hub a device lands on: the registry of devices and modules
+// and who may speak for them, their twins and the queries over those, the telemetry
+// stream and the routes that take it on, the queues of messages to devices, direct
+// methods, and the configurations that go to many twins. One process can hold several
+// hubs, told apart by host name; each has its own devices.
 package hub
 
 import (

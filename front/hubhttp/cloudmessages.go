@@ -75,8 +75,8 @@ func setMessageHeaders(h http.Header, m *hub.CloudMessage) {
 	rest.SetHeader(h, "iothub-ack", string(m.Ack))
 	rest.SetHeader(h, "iothub-sequencenumber", strconv.FormatUint(m.Sequence, 10))
 	rest.SetHeader(h, "iothub-deliverycount", strconv.Itoa(m.Deliveries))
-	rest.SetHeader(h, "iothub-enqueuedtime", timeJSON(m.Enqueued))
-	rest.SetHeader(h, "iothub-expiry", timeJSON(m.Expiry))
+	rest.SetHeader(h, "iothub-enqueuedtime", hub.FormatTime(m.Enqueued))
+	rest.SetHeader(h, "iothub-expiry", hub.FormatTime(m.Expiry))
 	h.Set("ETag", `"`+m.LockToken+`"`)
 	h.Set("Content-Type", "application/octet-stream") // what it is, the sender says in a property
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -154,7 +154,7 @@ func (a api) getFeedback(w http.ResponseWriter, r *rest.Request, caller access.C
 	}
 	list := make([]feedbackJSON, len(batch))
 	for i, f := range batch {
-		list[i] = feedbackJSON{f.MessageID, timeJSON(f.Ended), f.Outcome, f.Outcome, f.DeviceID, f.GenerationID}
+		list[i] = feedbackJSON{f.MessageID, hub.FormatTime(f.Ended), f.Outcome, f.Outcome, f.DeviceID, f.GenerationID}
 	}
 	rest.SetHeader(w.Header(), "ContentType", feedbackType)
 	return answer(w, lockToken, list)

@@ -69,7 +69,7 @@ func (a api) encodeConfiguration(r *rest.Request, caller access.Caller, c *hub.C
 	return configurationJSON{
 		ID: c.ID, SchemaVersion: c.SchemaVersion, Labels: labels,
 		Content:         contentJSON{c.Content.Device, c.Content.Modules, c.Content.Module},
-		TargetCondition: c.TargetCondition, CreatedTimeUTC: timeJSON(c.Created), LastUpdatedTimeUTC: timeJSON(c.Updated), Priority: c.Priority,
+		TargetCondition: c.TargetCondition, CreatedTimeUTC: hub.FormatTime(c.Created), LastUpdatedTimeUTC: hub.FormatTime(c.Updated), Priority: c.Priority,
 		SystemMetrics: encodeMetrics(system), Metrics: encodeMetrics(custom), ETag: c.ETag,
 	}, nil
 }

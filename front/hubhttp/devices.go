@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
@@ -18,9 +17,7 @@ import (
 // maxDevice is the longest identity that is read, in bytes.
 const maxDevice = 64 << 10
 
-// deviceJSON is an identity as the registry answers it. What this hub does not
-// know about a device (when it was last seen) has the value of a device that was
-// never seen.
+// deviceJSON is an identity as the registry answers it.
 type deviceJSON struct {
 	DeviceID                   device.ID          `json:"deviceId"`
 	GenerationID               string             `json:"generationId"`
@@ -60,12 +57,12 @@ type capabilitiesJSON struct {
 	IoTEdge bool `json:"iotEdge"`
 }
 
-func encodeDevice(d *hub.Identity, now presence) deviceJSON {
+func encodeDevice(d *hub.Identity, now hub.About) deviceJSON {
 	return deviceJSON{
 		DeviceID: d.ID, GenerationID: d.GenerationID, ETag: d.ETag,
-		ConnectionState: now.connectionState(), Status: status(d), StatusReason: orNull(d.StatusReason),
-		ConnectionStateUpdatedTime: timeJSON(now.Updated), StatusUpdatedTime: timeJSON(d.StatusUpdated), LastActivityTime: timeJSON(now.LastActivity),
-		CloudToDeviceMessageCount: now.waiting,
+		ConnectionState: now.ConnectionState(), Status: d.Status(), StatusReason: orNull(d.StatusReason),
+		ConnectionStateUpdatedTime: hub.FormatTime(now.Updated), StatusUpdatedTime: hub.FormatTime(d.StatusUpdated), LastActivityTime: hub.FormatTime(now.LastActivity),
+		CloudToDeviceMessageCount: now.Waiting,
 		Authentication:            encodeAuthentication(d),
 		Capabilities:              capabilitiesJSON{d.IoTEdge},
 		DeviceScope:               d.DeviceScope(),
@@ -85,23 +82,12 @@ func encodeThumbprint(d *hub.Identity) thumbprintJSON {
 	return thumbprintJSON{orNull(d.Auth.PrimaryThumbprint), orNull(d.Auth.SecondaryThumbprint)}
 }
 
-func status(d *hub.Identity) string {
-	if d.Disabled {
-		return "disabled"
-	}
-	return "enabled"
-}
-
 func orNull(s string) *string {
 	if s == "" {
 		return nil
 	}
 	return &s
 }
-
-// timeJSON writes a time as .NET does, in ticks of 100 nanoseconds; the zero
-// time is 0001-01-01T00:00:00Z.
-func timeJSON(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.9999999Z") }
 
 // decodeDevice reads what an operator may say about the device id. Clients send
 // back whole identities: what is the registry's own is ignored, and so are
@@ -239,9 +225,9 @@ func (a api) listDevices(w http.ResponseWriter, r *rest.Request, caller access.C
 	if err != nil {
 		return err
 	}
-	var present func(hub.Place) presence
+	var present func(hub.Place) hub.About
 	if len(ds) > 0 {
-		if present, err = a.presences(r, host, ds[0].ID, ds[len(ds)-1].ID); err != nil {
+		if present, err = a.aboutAll(r, host, ds[0].ID, ds[len(ds)-1].ID); err != nil {
 			return err
 		}
 	}
@@ -276,7 +262,7 @@ func (a api) serviceStatistics(w http.ResponseWriter, r *rest.Request, caller ac
 }
 
 func (a api) answerDevice(w http.ResponseWriter, r *rest.Request, d *hub.Identity) error {
-	now, err := a.presence(r, d.Place)
+	now, err := a.about(r, d.Place)
 	if err != nil {
 		return err
 	}

@@ -313,7 +313,7 @@ func FuzzDecodeDevice(f *testing.F) {
 			return
 		}
 		edge := spec.IoTEdge != nil && *spec.IoTEdge
-		again, err := json.Marshal(encodeDevice(&hub.Identity{Place: hub.Place{ID: "d1"}, Disabled: spec.Disabled, StatusReason: spec.StatusReason, IoTEdge: edge, Auth: spec.Auth}, presence{}))
+		again, err := json.Marshal(encodeDevice(&hub.Identity{Place: hub.Place{ID: "d1"}, Disabled: spec.Disabled, StatusReason: spec.StatusReason, IoTEdge: edge, Auth: spec.Auth}, hub.About{}))
 		if err != nil {
 			t.Fatal(err)
 		}

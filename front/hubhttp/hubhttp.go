@@ -1,6 +1,7 @@
-// Package hubhttp is the HTTPS wire of the hub: the part of the IoT Hub service
-// REST API that keeps identities and twins, and the part of the device
-// REST API that takes telemetry and gives out messages to the device.
+// Package hubhttp is the HTTPS wire of the hub: the IoT Hub service REST API, which
+// has identities, twins and queries over them, methods, messages to devices and
+// configurations; the part of the device REST API that takes telemetry and gives out
+// messages to the device; and what modules and IoT Edge ask of a hub.
 package hubhttp
 
 import (

@@ -25,10 +25,10 @@ type moduleJSON struct {
 	Authentication             authenticationJSON `json:"authentication"`
 }
 
-func encodeModule(m *hub.Identity, now presence) moduleJSON {
+func encodeModule(m *hub.Identity, now hub.About) moduleJSON {
 	return moduleJSON{
 		ModuleID: m.Module, ManagedBy: m.ManagedBy, DeviceID: m.ID, GenerationID: m.GenerationID, ETag: m.ETag,
-		ConnectionState: now.connectionState(), ConnectionStateUpdatedTime: timeJSON(now.Updated), LastActivityTime: timeJSON(now.LastActivity),
+		ConnectionState: now.ConnectionState(), ConnectionStateUpdatedTime: hub.FormatTime(now.Updated), LastActivityTime: hub.FormatTime(now.LastActivity),
 		Authentication: encodeAuthentication(m),
 	}
 }
@@ -59,7 +59,7 @@ func (a api) listModules(w http.ResponseWriter, r *rest.Request, by hub.Actor, t
 	if err != nil {
 		return err
 	}
-	present, err := a.presences(r, to.hub.Name, to.id, to.id)
+	present, err := a.aboutAll(r, to.hub.Name, to.id, to.id)
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func (a api) deleteModule(w http.ResponseWriter, r *rest.Request, by hub.Actor, 
 }
 
 func (a api) answerModule(w http.ResponseWriter, r *rest.Request, m *hub.Identity) error {
-	now, err := a.presence(r, m.Place)
+	now, err := a.about(r, m.Place)
 	if err != nil {
 		return err
 	}

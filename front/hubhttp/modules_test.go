@@ -394,7 +394,7 @@ func FuzzDecodeModule(f *testing.F) {
 			}
 			return
 		}
-		again, err := json.Marshal(encodeModule(&hub.Identity{Place: of.place(), ManagedBy: spec.ManagedBy, Auth: spec.Auth}, presence{}))
+		again, err := json.Marshal(encodeModule(&hub.Identity{Place: of.place(), ManagedBy: spec.ManagedBy, Auth: spec.Auth}, hub.About{}))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -62,7 +62,7 @@ func encodePage(page hub.Page) (itemType string, items []any) {
 		return "Raw", items
 	}
 	for _, f := range page.Twins {
-		items = append(items, encodeTwin(f.Identity, f.Twin, presence{f.About.Presence, f.About.Waiting}))
+		items = append(items, encodeTwin(f.Identity, f.Twin, f.About))
 	}
 	return "Twin", items
 }

@@ -49,7 +49,7 @@ func encodeScope(s *hub.Scope) scopeJSON {
 	out := scopeJSON{Devices: []scopeDeviceJSON{}, Modules: []scopeModuleJSON{}}
 	for _, d := range s.Devices {
 		out.Devices = append(out.Devices, scopeDeviceJSON{
-			d.ID, d.GenerationID, status(d), encodeAuthentication(d), capabilitiesJSON{d.IoTEdge}, d.DeviceScope(), d.ParentScopes(),
+			d.ID, d.GenerationID, d.Status(), encodeAuthentication(d), capabilitiesJSON{d.IoTEdge}, d.DeviceScope(), d.ParentScopes(),
 		})
 	}
 	for _, m := range s.Modules {

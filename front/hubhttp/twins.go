@@ -46,11 +46,11 @@ type propertiesJSON struct {
 	Reported json.RawMessage `json:"reported"`
 }
 
-func encodeTwin(d *hub.Identity, t *hub.Twin, now presence) twinJSON {
+func encodeTwin(d *hub.Identity, t *hub.Twin, now hub.About) twinJSON {
 	return twinJSON{
 		DeviceID: d.ID, ModuleID: d.Module, ETag: t.ETag(), DeviceETag: d.ETag,
-		Status: status(d), StatusReason: orNull(d.StatusReason), StatusUpdateTime: timeJSON(d.StatusUpdated),
-		ConnectionState: now.connectionState(), LastActivityTime: timeJSON(now.LastActivity), CloudToDeviceMessageCount: now.waiting,
+		Status: d.Status(), StatusReason: orNull(d.StatusReason), StatusUpdateTime: hub.FormatTime(d.StatusUpdated),
+		ConnectionState: now.ConnectionState(), LastActivityTime: hub.FormatTime(now.LastActivity), CloudToDeviceMessageCount: now.Waiting,
 		AuthenticationType: string(d.Auth.Type), X509Thumbprint: encodeThumbprint(d),
 		Version: t.Version, ModelID: t.ModelID, Tags: t.Tags, Properties: propertiesJSON{t.DesiredDocument(), t.ReportedDocument()}, Configurations: t.Configurations,
 		Capabilities: capabilitiesJSON{d.IoTEdge}, DeviceScope: d.DeviceScope(), ParentScopes: d.ParentScopes(),
@@ -66,7 +66,7 @@ func (a api) getTwin(w http.ResponseWriter, r *rest.Request, caller access.Calle
 }
 
 func (a api) answerTwin(w http.ResponseWriter, r *rest.Request, d *hub.Identity, t *hub.Twin) error {
-	now, err := a.presence(r, d.Place)
+	now, err := a.about(r, d.Place)
 	if err != nil {
 		return err
 	}
