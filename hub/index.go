@@ -18,11 +18,12 @@ import (
 // it, and those that it returns have no keys.
 type Finder interface {
 	// ScanTwins returns up to limit of a hub's twins that are in a part of it, in the
-	// order of the bytes of the IDs of the devices and then of the modules.
-	ScanTwins(ctx context.Context, hub string, of Part, limit int) ([]Found, error)
-	// TwinsAt returns those of the places that have a twin, in any order. All are
-	// of one hub, and all devices or all modules.
-	TwinsAt(ctx context.Context, at []Place) ([]Found, error)
+	// order of the bytes of the IDs of the devices and then of the modules. It reads
+	// no more than the members that are wanted; the others are zero.
+	ScanTwins(ctx context.Context, hub string, of Part, wanted Members, limit int) ([]Found, error)
+	// TwinsAt returns those of the places that have a twin, in any order, with the
+	// members that are wanted. All are of one hub, and all devices or all modules.
+	TwinsAt(ctx context.Context, at []Place, wanted Members) ([]Found, error)
 	// TwinEntries returns up to limit entries of the index with a path and values up
 	// to high, which is included, that come after an entry, in their order. Some
 	// may be of twins that have no such value any more.
@@ -44,6 +45,20 @@ type Part struct {
 	First, Last device.ID
 	After       Place // of which the hub does not count
 }
+
+// Members says what is wanted of a twin and its identity. The places, whether a
+// device is disabled or for IoT Edge, its parents, the model, and the versions and
+// times of a twin are not long and always there.
+type Members struct {
+	Identity          bool // all else that is known of the identity, but keys
+	Tags              bool
+	Desired, Reported bool
+	Metadata          bool // of the properties that are wanted
+	Configurations    bool
+}
+
+// AllMembers wants all.
+var AllMembers = Members{true, true, true, true, true, true}
 
 // Found is an identity with its twin.
 type Found struct {

@@ -109,7 +109,8 @@ type walk struct {
 	hub     string
 	query   *query.Query
 	modules bool
-	about   bool // the query looks at what nobody writes
+	about   bool    // the query looks at what nobody writes
+	members Members // that it looks at
 
 	ids     []idRange // where there is no index
 	indexes []index   // that the query could go by
@@ -142,9 +143,10 @@ func (s *Service) walk(hub string, q *query.Query) *walk {
 	if q.Top > 0 {
 		w.left = q.Top
 	}
-	q.Reads(func(p query.Path) {
-		w.about = w.about || slices.Contains([]string{"connectionState", "lastActivityTime", "cloudToDeviceMessageCount"}, p[0].Name)
-	})
+	q.Reads(w.look)
+	if q.Whole() {
+		w.members = AllMembers
+	}
 	for _, t := range q.Where.Terms() {
 		if ids, ok := deviceRanges(t); ok {
 			w.ids = ids
@@ -154,6 +156,27 @@ func (s *Service) walk(hub string, q *query.Query) *walk {
 		}
 	}
 	return w
+}
+
+// look notes what a path leads to.
+func (w *walk) look(p query.Path) {
+	m := &w.members
+	switch p[0].Name {
+	case "connectionState", "lastActivityTime", "cloudToDeviceMessageCount":
+		w.about = true
+	case "deviceId", "moduleId", "status", "modelId", "version", "capabilities", "parentScopes":
+	case "tags":
+		m.Tags = true
+	case "configurations":
+		m.Configurations = true
+	case "properties":
+		whole := len(p) == 1
+		m.Desired = m.Desired || whole || p[1].Name == "desired"
+		m.Reported = m.Reported || whole || p[1].Name == "reported"
+		m.Metadata = m.Metadata || len(p) < 3 || p[2].Name == "$metadata"
+	default:
+		m.Identity = true
+	}
 }
 
 // plan takes the index with the fewest entries, when it knows all twins and the
@@ -343,7 +366,7 @@ func (w *walk) nextPlaces(ctx context.Context, behind position, limit int) ([]lo
 			return w.homes(ctx, named)
 		}
 		part := Part{Modules: w.modules, First: max(r.first, after.ID), Last: r.last, After: after}
-		found, err := w.service.registry.ScanTwins(ctx, w.hub, part, limit)
+		found, err := w.service.registry.ScanTwins(ctx, w.hub, part, w.members, limit)
 		if err != nil {
 			return nil, err
 		}
@@ -391,7 +414,7 @@ func (w *walk) homes(ctx context.Context, entries []TwinEntry) ([]looked, error)
 	for i, e := range entries {
 		places[i] = Place{w.hub, e.ID, e.Module}
 	}
-	found, err := w.service.registry.TwinsAt(ctx, places)
+	found, err := w.service.registry.TwinsAt(ctx, places, w.members)
 	if err != nil {
 		return nil, err
 	}

@@ -48,12 +48,12 @@ type finder struct {
 	slow, blind    bool
 }
 
-func (f *finder) ScanTwins(ctx context.Context, host string, of hub.Part, limit int) ([]hub.Found, error) {
+func (f *finder) ScanTwins(ctx context.Context, host string, of hub.Part, wanted hub.Members, limit int) ([]hub.Found, error) {
 	f.scans++
 	if f.slow {
 		limit = 1
 	}
-	return f.store.ScanTwins(ctx, host, of, limit)
+	return f.store.ScanTwins(ctx, host, of, wanted, limit)
 }
 
 func (f *finder) TwinEntries(ctx context.Context, path int64, after hub.TwinEntry, high []byte, limit int) ([]hub.TwinEntry, error) {
@@ -303,6 +303,19 @@ func TestQueriedDocument(t *testing.T) {
 	} {
 		if got := asked(t, s, "SELECT "+columns+" FROM devices"); got != want {
 			t.Errorf("%s: %s, want %s", columns, got, want)
+		}
+	}
+	// A query reads no more than it looks at, and sees the same.
+	for _, name := range []string{
+		"deviceId", "moduleId", "etag", "deviceEtag", "status", "statusReason", "statusUpdateTime", "connectionState", "lastActivityTime",
+		"cloudToDeviceMessageCount", "authenticationType", "x509Thumbprint", "modelId", "version", "tags", "properties", "configurations",
+		"capabilities", "deviceScope", "parentScopes", "properties.desired", "properties.reported", "properties.desired.x",
+		"properties.desired.$version", "properties.desired.$metadata", "properties.reported.$metadata.$lastUpdated",
+	} {
+		alone := asked(t, s, "SELECT "+name+" AS v FROM devices")
+		amongAll := asked(t, s, "SELECT "+name+" AS v, authenticationType AS a, tags AS t, properties AS p, configurations AS c FROM devices")
+		if !strings.HasPrefix(amongAll, strings.TrimSuffix(alone, "}")) {
+			t.Errorf("%s: %s alone, %s among all", name, alone, amongAll)
 		}
 	}
 	whole := asked(t, s, "SELECT properties FROM devices")

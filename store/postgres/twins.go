@@ -9,12 +9,13 @@ import (
 )
 
 const (
-	scanDevices = "SELECT " + record.FoundDeviceColumns + ` FROM device
+	// scanDevices and what follows it come behind the columns that are wanted.
+	scanDevices = ` FROM device
 		WHERE hub = $1 AND id >= $2 AND id <= $3 AND id > $4 AND twin_version IS NOT NULL ORDER BY id LIMIT $5`
-	scanModules = "SELECT " + record.FoundModuleColumns + ` FROM module
+	scanModules = ` FROM module
 		WHERE hub = $1 AND id >= $2 AND id <= $3 AND (id, module) > ($4, $5) AND twin_version IS NOT NULL ORDER BY id, module LIMIT $6`
-	foundDevices = "SELECT " + record.FoundDeviceColumns + " FROM device WHERE hub = $1 AND id = ANY($2) AND twin_version IS NOT NULL"
-	foundModules = "SELECT " + record.FoundModuleColumns + ` FROM module
+	foundDevices = " FROM device WHERE hub = $1 AND id = ANY($2) AND twin_version IS NOT NULL"
+	foundModules = ` FROM module
 		WHERE hub = $1 AND (id, module) IN (SELECT * FROM unnest($2::text[], $3::text[])) AND twin_version IS NOT NULL`
 
 	// twinEntries takes the path, the entry that they come after, the greatest value
@@ -40,24 +41,28 @@ const (
 )
 
 // ScanTwins implements hub.Finder.
-func (s *Store) ScanTwins(ctx context.Context, host string, of hub.Part, limit int) ([]hub.Found, error) {
+func (s *Store) ScanTwins(ctx context.Context, host string, of hub.Part, wanted hub.Members, limit int) ([]hub.Found, error) {
 	first, last, after := string(of.First), string(of.Last), string(of.After.ID)
 	if of.Modules {
-		return list(ctx, s, s.codec.Found, scanModules, host, first, last, after, string(of.After.Module), record.Limit(limit))
+		return list(ctx, s, s.codec.Found, selectFound(true, wanted)+scanModules, host, first, last, after, string(of.After.Module), record.Limit(limit))
 	}
-	return list(ctx, s, s.codec.Found, scanDevices, host, first, last, after, record.Limit(limit))
+	return list(ctx, s, s.codec.Found, selectFound(false, wanted)+scanDevices, host, first, last, after, record.Limit(limit))
+}
+
+func selectFound(module bool, wanted hub.Members) string {
+	return "SELECT " + record.FoundColumns(module, wanted)
 }
 
 // TwinsAt implements hub.Finder.
-func (s *Store) TwinsAt(ctx context.Context, at []hub.Place) ([]hub.Found, error) {
+func (s *Store) TwinsAt(ctx context.Context, at []hub.Place, wanted hub.Members) ([]hub.Found, error) {
 	if len(at) == 0 {
 		return nil, nil
 	}
 	ids, modules := names(at)
 	if at[0].Module == "" {
-		return list(ctx, s, s.codec.Found, foundDevices, at[0].Hub, ids)
+		return list(ctx, s, s.codec.Found, selectFound(false, wanted)+foundDevices, at[0].Hub, ids)
 	}
-	return list(ctx, s, s.codec.Found, foundModules, at[0].Hub, ids, modules)
+	return list(ctx, s, s.codec.Found, selectFound(true, wanted)+foundModules, at[0].Hub, ids, modules)
 }
 
 func names(at []hub.Place) (ids, modules []string) {

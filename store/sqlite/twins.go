@@ -9,12 +9,13 @@ import (
 )
 
 const (
-	scanDevices = "SELECT " + record.FoundDeviceColumns + ` FROM device
+	// scanDevices and what follows it come behind the columns that are wanted.
+	scanDevices = ` FROM device
 		WHERE hub = ?1 AND id >= ?2 AND id <= ?3 AND id > ?4 AND twin_version IS NOT NULL ORDER BY id LIMIT ?5`
-	scanModules = "SELECT " + record.FoundModuleColumns + ` FROM module
+	scanModules = ` FROM module
 		WHERE hub = ?1 AND id >= ?2 AND id <= ?3 AND (id, module) > (?4, ?5) AND twin_version IS NOT NULL ORDER BY id, module LIMIT ?6`
-	foundDevice = "SELECT " + record.FoundDeviceColumns + " FROM device WHERE hub = ? AND id = ? AND twin_version IS NOT NULL"
-	foundModule = "SELECT " + record.FoundModuleColumns + " FROM module WHERE hub = ? AND id = ? AND module = ? AND twin_version IS NOT NULL"
+	foundDevice = " FROM device WHERE hub = ? AND id = ? AND twin_version IS NOT NULL"
+	foundModule = " FROM module WHERE hub = ? AND id = ? AND module = ? AND twin_version IS NOT NULL"
 
 	// twinEntries takes the path, the entry that they come after, the greatest value
 	// and a limit.
@@ -33,23 +34,30 @@ const (
 )
 
 // ScanTwins implements hub.Finder.
-func (s *Store) ScanTwins(ctx context.Context, host string, of hub.Part, limit int) ([]hub.Found, error) {
+func (s *Store) ScanTwins(ctx context.Context, host string, of hub.Part, wanted hub.Members, limit int) ([]hub.Found, error) {
 	first, last, after := string(of.First), string(of.Last), string(of.After.ID)
 	if of.Modules {
-		return list(ctx, s, s.codec.Found, scanModules, host, first, last, after, string(of.After.Module), record.Limit(limit))
+		return list(ctx, s, s.codec.Found, selectFound(true, wanted)+scanModules, host, first, last, after, string(of.After.Module), record.Limit(limit))
 	}
-	return list(ctx, s, s.codec.Found, scanDevices, host, first, last, after, record.Limit(limit))
+	return list(ctx, s, s.codec.Found, selectFound(false, wanted)+scanDevices, host, first, last, after, record.Limit(limit))
+}
+
+func selectFound(module bool, wanted hub.Members) string {
+	return "SELECT " + record.FoundColumns(module, wanted)
 }
 
 // TwinsAt implements hub.Finder.
-func (s *Store) TwinsAt(ctx context.Context, at []hub.Place) ([]hub.Found, error) {
+func (s *Store) TwinsAt(ctx context.Context, at []hub.Place, wanted hub.Members) ([]hub.Found, error) {
+	if len(at) == 0 {
+		return nil, nil
+	}
+	sql := selectFound(false, wanted) + foundDevice
+	if at[0].Module != "" {
+		sql = selectFound(true, wanted) + foundModule
+	}
 	var found []hub.Found
 	err := s.read(ctx, func(c *conn) error {
 		for _, p := range at {
-			sql := foundDevice
-			if p.Module != "" {
-				sql = foundModule
-			}
 			_, key := homeOf(p)
 			err := c.each(func(r *record.Row) error {
 				f, err := s.codec.Found(r)

@@ -66,7 +66,7 @@ func scan(t *testing.T, s Store, of hub.Part, limit int) string {
 	t.Helper()
 	var at []string
 	for {
-		page, err := s.ScanTwins(t.Context(), "hub-1", of, limit)
+		page, err := s.ScanTwins(t.Context(), "hub-1", of, hub.AllMembers, limit)
 		noError(t, err)
 		for _, f := range page {
 			at = append(at, f.Identity.String())
@@ -76,6 +76,27 @@ func scan(t *testing.T, s Store, of hub.Part, limit int) string {
 			return strings.Join(at, " ")
 		}
 	}
+}
+
+// only returns the members of a twin that are wanted.
+func only(f hub.Found, wanted hub.Members) hub.Found {
+	d, t := *f.Identity, *f.Twin
+	d.Auth.Keys = hub.Authentication{}.Keys
+	if !wanted.Identity {
+		d = hub.Identity{Place: d.Place, Disabled: d.Disabled, IoTEdge: d.IoTEdge, ParentScope: d.ParentScope}
+	}
+	for _, part := range []struct {
+		wanted bool
+		of     *json.RawMessage
+	}{
+		{wanted.Tags, &t.Tags}, {wanted.Desired, &t.Desired}, {wanted.Reported, &t.Reported}, {wanted.Configurations, &t.Configurations},
+		{wanted.Desired && wanted.Metadata, &t.DesiredMetadata}, {wanted.Reported && wanted.Metadata, &t.ReportedMetadata},
+	} {
+		if !part.wanted {
+			*part.of = nil
+		}
+	}
+	return hub.Found{Identity: &d, Twin: &t}
 }
 
 var finderRules = []rule{
@@ -89,12 +110,32 @@ var finderRules = []rule{
 			keyless.Auth.Keys = hub.Authentication{}.Keys
 			modules := want.Module != ""
 			for range 2 {
-				found, err := s.ScanTwins(t.Context(), "hub-1", hub.Part{Modules: modules, Last: "~"}, 10)
+				found, err := s.ScanTwins(t.Context(), "hub-1", hub.Part{Modules: modules, Last: "~"}, hub.AllMembers, 10)
 				noError(t, err)
 				same(t, found, []hub.Found{{Identity: &keyless, Twin: twin}})
-				found, err = s.TwinsAt(t.Context(), []hub.Place{want.Place})
+				found, err = s.TwinsAt(t.Context(), []hub.Place{want.Place}, hub.AllMembers)
 				noError(t, err)
 				same(t, found, []hub.Found{{Identity: &keyless, Twin: twin}})
+			}
+		}
+	}},
+	{"twins are found with the members that are wanted", func(t *testing.T, s Store) {
+		d, twin := home("hub-1", "pump-7")
+		noError(t, putHome(t.Context(), s, d, twin))
+		m, mTwin := module("hub-1", "pump-7", "m"), filled[*hub.Twin]()
+		noError(t, putHome(t.Context(), s, m, mTwin))
+		for i := range 1 << 6 {
+			wanted := hub.Members{
+				Identity: i&1 != 0, Tags: i&2 != 0, Desired: i&4 != 0, Reported: i&8 != 0, Metadata: i&16 != 0, Configurations: i&32 != 0,
+			}
+			for _, from := range []hub.Found{{Identity: d, Twin: twin}, {Identity: m, Twin: mTwin}} {
+				want := only(from, wanted)
+				found, err := s.ScanTwins(t.Context(), "hub-1", hub.Part{Modules: from.Identity.Module != "", Last: "~"}, wanted, 10)
+				noError(t, err)
+				same(t, found, []hub.Found{want})
+				found, err = s.TwinsAt(t.Context(), []hub.Place{from.Identity.Place}, wanted)
+				noError(t, err)
+				same(t, found, []hub.Found{want})
 			}
 		}
 	}},
@@ -124,7 +165,7 @@ var finderRules = []rule{
 			putPlain(t, s, hub.Place{Hub: "hub-1", ID: id, Module: "m"}, "{}")
 		}
 		for _, name := range []device.ID{"", "m"} {
-			found, err := s.TwinsAt(t.Context(), []hub.Place{{Hub: "hub-1", ID: "c", Module: name}, {Hub: "hub-1", ID: "nobody", Module: name}, {Hub: "hub-1", ID: "a", Module: name}})
+			found, err := s.TwinsAt(t.Context(), []hub.Place{{Hub: "hub-1", ID: "c", Module: name}, {Hub: "hub-1", ID: "nobody", Module: name}, {Hub: "hub-1", ID: "a", Module: name}}, hub.AllMembers)
 			noError(t, err)
 			var at []string
 			for _, f := range found {
@@ -133,7 +174,7 @@ var finderRules = []rule{
 			slices.Sort(at)
 			same(t, at, []string{"a", "c"})
 		}
-		found, err := s.TwinsAt(t.Context(), nil)
+		found, err := s.TwinsAt(t.Context(), nil, hub.AllMembers)
 		noError(t, err)
 		same(t, len(found), 0)
 	}},

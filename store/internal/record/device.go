@@ -2,6 +2,7 @@ package record
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/berth-iot/berth/attest"
 	"github.com/berth-iot/berth/device"
@@ -21,10 +22,6 @@ const (
 	reported, reported_version, reported_updated, reported_metadata, configurations, model_id`
 	DeviceColumns = "hub, id, generation_id, etag, disabled, status_reason, status_updated, iot_edge, parent_scope, " + authColumns + ", " + TwinColumns + ", indexed"
 	ModuleColumns = "hub, id, module, generation_id, etag, managed_by, " + authColumns + ", " + TwinColumns + ", indexed"
-
-	// FoundDeviceColumns and FoundModuleColumns are what Found reads.
-	FoundDeviceColumns = devicePublic + ", NULL AS keys, " + TwinColumns
-	FoundModuleColumns = modulePublic + ", NULL AS keys, " + TwinColumns
 
 	devicePublic = `hub, id, '' AS module, generation_id, etag, disabled, status_reason, status_updated, iot_edge, parent_scope, '' AS managed_by,
 	` + thumbprintColumns
@@ -107,6 +104,46 @@ func (c Codec) Home(r *Row) (*Home, error) {
 // IndexChange is hub.IndexChange from what was read to what is to be written.
 func (h *Home) IndexChange(d *hub.Identity, twin *hub.Twin) (add, remove []hub.IndexedValue) {
 	return hub.IndexChange(&h.was, h.wasTwin, d, twin)
+}
+
+// FoundColumns returns what Found reads of a device or a module for the members
+// that are wanted.
+func FoundColumns(module bool, wanted hub.Members) string {
+	columns := devicePublic
+	if module {
+		columns = modulePublic
+	}
+	columns += ", NULL AS keys, " + TwinColumns
+	if wanted == hub.AllMembers {
+		return columns
+	}
+	names := strings.Split(columns, ",")
+	for i, name := range names {
+		if !isWanted(strings.TrimSpace(name), wanted) {
+			names[i] = "NULL"
+		}
+	}
+	return strings.Join(names, ",")
+}
+
+func isWanted(column string, by hub.Members) bool {
+	switch column {
+	case "generation_id", "etag", "status_reason", "status_updated", "managed_by", "authentication", "primary_thumbprint", "secondary_thumbprint":
+		return by.Identity
+	case "tags":
+		return by.Tags
+	case "desired":
+		return by.Desired
+	case "desired_metadata":
+		return by.Desired && by.Metadata
+	case "reported":
+		return by.Reported
+	case "reported_metadata":
+		return by.Reported && by.Metadata
+	case "configurations":
+		return by.Configurations
+	}
+	return true
 }
 
 // Found reads the columns of a twin that was found.
