@@ -121,9 +121,6 @@ func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, c
 		return nil, refusal(err), err
 	}
 	s := &session{Front: f, conn: conn, peer: p, from: from}
-	if credential.Token != nil {
-		s.expiry = time.AfterFunc(credential.Token.Expiry.Sub(f.Now())+tokenGrace, func() { conn.Close(errors.New("the token has expired")) })
-	}
 	if err := s.resume(ctx, !connect.CleanSession); err != nil {
 		return nil, refusal(err), err
 	}
@@ -132,6 +129,11 @@ func (f *Front) admit(ctx context.Context, conn *machine.Conn, p machine.Peer, c
 			return nil, refusal(err), err
 		}
 		s.from.ModelID = model
+	}
+	if credential.Token != nil {
+		// The grace comes first: a difference of times has an upper bound.
+		left := credential.Token.Expiry.Add(tokenGrace).Sub(f.Now())
+		s.expiry = time.AfterFunc(left, func() { conn.Close(errors.New("the token has expired")) })
 	}
 	s.detach = f.Service.Attach(ctx, s.from, s)
 	s.Queued()

@@ -410,6 +410,20 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// Some clients count the expiry of their tokens in milliseconds.
+func TestATokenForAgesIsGood(t *testing.T) {
+	w := begin(t)
+	key := w.enroll("d1")
+	c, code := w.connect("d1", token(key, hubName+"/devices/d1", time.Unix(time.Now().Add(time.Hour).UnixMilli(), 0)))
+	if code != mqtt.Accepted {
+		t.Fatal(code)
+	}
+	for range 10 { // an end would come with the first, or soon after it
+		c.send(&mqtt.Pingreq{})
+		c.want(&mqtt.Pingresp{})
+	}
+}
+
 func TestForeignTopicsEndTheConnection(t *testing.T) {
 	w := begin(t)
 	key := w.enroll("d1")
