@@ -268,12 +268,8 @@ func (s *Service) count(ctx context.Context, hub string, queries map[string]stri
 		if err != nil {
 			return nil, err
 		}
-		n := 0
-		w := s.walk(hub, q)
-		if err := w.plan(ctx); err != nil {
-			return nil, err
-		}
-		if err := w.all(ctx, func(queriedTwin) error { n++; return nil }); err != nil {
+		n, err := s.walk(hub, q).count(ctx)
+		if err != nil {
 			return nil, fmt.Errorf("counting %s: %w", name, err)
 		}
 		counted[name] = ConfigurationMetric{text, n}

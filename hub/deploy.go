@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/errs"
 )
 
@@ -24,9 +23,6 @@ const (
 	// all of their hub are.
 	maxTouched = 10_000
 )
-
-// deployer is who deploys: this process.
-var deployer = access.Caller{Policy: "configurations", Rights: access.AllHub}
 
 // A due is what is to be looked at. The zero value is nothing.
 type due struct {
@@ -265,7 +261,7 @@ func (s *Service) deployAll(ctx context.Context, hub string, all []*Configuratio
 // eachFound calls use with every twin that a query finds.
 func (s *Service) eachFound(ctx context.Context, hub, text string, use func(Found) error) error {
 	for continued := ""; text != ""; {
-		page, err := s.Query(ctx, deployer, hub, text, MaxPage, continued)
+		page, err := s.find(ctx, hub, text, MaxPage, continued, own)
 		if err != nil {
 			return err
 		}

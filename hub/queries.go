@@ -45,11 +45,26 @@ type Page struct {
 // A page may be empty and not the last one. What changes between two pages can be
 // missing or come twice when its values moved behind or before what was read. An
 // error of kind errs.Invalid says what is wrong with the text or the
-// continuation, or that the query aggregates more than can be looked at in time.
+// continuation, or that the query aggregates more than can be looked at in time;
+// one of kind errs.Busy that too many others look at many twins.
 func (s *Service) Query(ctx context.Context, caller access.Caller, hub, text string, limit int, continued string) (Page, error) {
 	if err := caller.Require(access.ServiceConnect); err != nil {
 		return Page{}, err
 	}
+	return s.find(ctx, hub, text, limit, continued, clients)
+}
+
+// An asker is who asks a query: a client, of whom there can be too many, or the
+// process itself for configurations, one query after the other.
+type asker bool
+
+const (
+	clients asker = false
+	own     asker = true
+)
+
+// find answers a query.
+func (s *Service) find(ctx context.Context, hub, text string, limit int, continued string, by asker) (Page, error) {
 	q, err := query.Parse(text)
 	if err != nil {
 		return Page{}, err
@@ -58,6 +73,8 @@ func (s *Service) Query(ctx context.Context, caller access.Caller, hub, text str
 		return Page{}, invalid("a page has 1 to %d rows, not %d", MaxPage, limit)
 	}
 	w := s.walk(hub, q)
+	w.entered = by == own
+	defer w.end()
 	if continued == "" {
 		err = w.plan(ctx)
 	} else {
@@ -84,11 +101,11 @@ func (s *Service) Query(ctx context.Context, caller access.Caller, hub, text str
 func (w *walk) aggregate(ctx context.Context) (Page, error) {
 	groups := w.query.Groups()
 	if w.query.CountsAll() && !w.modules {
-		counted, err := w.service.registry.Statistics(ctx, w.hub)
+		n, err := w.devices(ctx)
 		if err != nil {
-			return Page{}, fmt.Errorf("counting the devices of %s: %w", w.hub, err)
+			return Page{}, err
 		}
-		groups.Count(counted.Total)
+		groups.Count(n)
 	} else if err := w.all(ctx, func(d queriedTwin) error { return groups.Add(d) }); err != nil {
 		return Page{}, err
 	}
@@ -100,6 +117,32 @@ func (w *walk) aggregate(ctx context.Context) (Page, error) {
 		page.Rows = append(page.Rows, row)
 	}
 	return page, nil
+}
+
+// devices counts all devices of the hub.
+func (w *walk) devices(ctx context.Context) (int, error) {
+	counted, err := w.service.registry.Statistics(ctx, w.hub)
+	if err != nil {
+		return 0, fmt.Errorf("counting the devices of %s: %w", w.hub, err)
+	}
+	return counted.Total, nil
+}
+
+// count counts the twins that satisfy the query, and looks at no more of them than
+// that takes.
+func (w *walk) count(ctx context.Context) (n int, err error) {
+	defer w.end()
+	w.members, w.about = Members{}, false
+	if where := w.query.Where; where != nil {
+		where.Reads(w.look)
+	} else if !w.modules {
+		return w.devices(ctx)
+	}
+	if err := w.plan(ctx); err != nil {
+		return 0, err
+	}
+	err = w.all(ctx, func(queriedTwin) error { n++; return nil })
+	return n, err
 }
 
 // A walk goes through the twins that may satisfy a query: those that an index has
@@ -117,6 +160,11 @@ type walk struct {
 	by      int       // the one that it goes by, or -1
 	from    position
 	left    int // rows that it may have
+
+	began   time.Time
+	looks   int  // twins that it looked at
+	entered bool // it need not wait for a place among the scans
+	scans   bool // it has one
 }
 
 type (
@@ -126,8 +174,23 @@ type (
 
 // An index is a path and the values that a condition wants there.
 type index struct {
+	term   query.Term
 	path   int64
 	ranges []valueRange
+}
+
+// has reports whether a twin belongs under a value. An entry of the index can be
+// left over from what an older program changed, or of another path with the same
+// number, and a twin that has entries under two values would be found twice. That
+// is also why entries are not counted in place of twins: a device chooses the names
+// of what it reports.
+func (in index) has(d queriedTwin, value []byte) bool {
+	if in.term.Element { // which is only indexed of parentScopes
+		return slices.ContainsFunc(d.Identity.ParentScopes(), func(scope string) bool {
+			return bytes.Equal(query.Encode(query.TextValue(scope)), value)
+		})
+	}
+	return bytes.Equal(query.Encode(d.Lookup(in.term.Path)), value)
 }
 
 // A position is how far a walk is: behind a place, and with an index behind an
@@ -139,7 +202,7 @@ const unlimited = int(^uint(0) >> 1)
 
 // walk returns the walk of a query before its first step, through its devices.
 func (s *Service) walk(hub string, q *query.Query) *walk {
-	w := &walk{service: s, hub: hub, query: q, modules: q.From == query.Modules, ids: []idRange{{"", lastID}}, by: -1, left: unlimited}
+	w := &walk{service: s, hub: hub, query: q, modules: q.From == query.Modules, ids: []idRange{{"", lastID}}, by: -1, left: unlimited, began: s.now()}
 	if q.Top > 0 {
 		w.left = q.Top
 	}
@@ -152,7 +215,7 @@ func (s *Service) walk(hub string, q *query.Query) *walk {
 			w.ids = ids
 		}
 		if key, ok := indexedPath(w.modules, t); ok {
-			w.indexes = append(w.indexes, index{pathNumber(hub, w.modules, key), valueRanges(t.Ranges)})
+			w.indexes = append(w.indexes, index{t, pathNumber(hub, w.modules, key), valueRanges(t.Ranges)})
 		}
 	}
 	return w
@@ -316,16 +379,57 @@ func merged[R any](ranges []R, order func(R, R) int, join func(*R, R) bool) []R 
 	return joined
 }
 
-// A looked is a twin that was found on the way, nil when it is gone, and how far
-// the way is behind it.
+// A looked is a twin that was found on the way, nil when it is gone, whether it is
+// what the query asks for, and how far the way is behind it.
 type looked struct {
 	Found
 	behind position
+	holds  bool
 }
 
-// next returns the next twins behind a position, up to limit, and none at the end
-// of the way.
+// next looks at the next twins behind a position, up to limit, and returns none at
+// the end of the way.
 func (w *walk) next(ctx context.Context, behind position, limit int) ([]looked, error) {
+	if w.looks >= scanFrom {
+		if err := w.enter(ctx); err != nil {
+			return nil, err
+		}
+		end, err := w.service.scans.turn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer end()
+	}
+	batch, err := w.read(ctx, behind, limit)
+	w.looks += len(batch)
+	for i := range batch {
+		batch[i].holds = w.satisfies(batch[i])
+	}
+	return batch, err
+}
+
+// enter has the walk wait for a place among the scans. The time that it has begins
+// then.
+func (w *walk) enter(ctx context.Context) error {
+	if w.entered {
+		return nil
+	}
+	if err := w.service.scans.enter(ctx); err != nil {
+		return err
+	}
+	w.entered, w.scans, w.began = true, true, w.service.now()
+	return nil
+}
+
+// end gives back what the walk has.
+func (w *walk) end() {
+	if w.scans {
+		w.service.scans.leave()
+	}
+}
+
+// read returns the next twins behind a position.
+func (w *walk) read(ctx context.Context, behind position, limit int) ([]looked, error) {
 	var batch []looked
 	var err error
 	if w.by >= 0 {
@@ -375,7 +479,7 @@ func (w *walk) nextPlaces(ctx context.Context, behind position, limit int) ([]lo
 		}
 		batch := make([]looked, len(found))
 		for i, f := range found {
-			batch[i] = looked{f, position{ID: f.Identity.ID, Module: f.Identity.Module}}
+			batch[i] = looked{Found: f, behind: position{ID: f.Identity.ID, Module: f.Identity.Module}}
 		}
 		return batch, nil
 	}
@@ -424,7 +528,7 @@ func (w *walk) homes(ctx context.Context, entries []TwinEntry) ([]looked, error)
 	}
 	batch := make([]looked, len(entries))
 	for i, e := range entries {
-		batch[i] = looked{at[places[i]], e}
+		batch[i] = looked{Found: at[places[i]], behind: e}
 	}
 	return batch, nil
 }
@@ -450,13 +554,16 @@ func (s *Service) learn(ctx context.Context, found []*Found) error {
 }
 
 // satisfies reports whether a twin is what the query asks for.
-func (w *walk) satisfies(d queriedTwin) bool {
-	return d.Twin != nil && (w.query.Where == nil || w.query.Where.Holds(d))
+func (w *walk) satisfies(l looked) bool {
+	d := queriedTwin{l.Found}
+	if d.Twin == nil || w.query.Where != nil && !w.query.Where.Holds(d) {
+		return false
+	}
+	return w.by < 0 || w.indexes[w.by].has(d, l.behind.Value)
 }
 
 // all calls use with every twin that satisfies the query, to the end.
 func (w *walk) all(ctx context.Context, use func(queriedTwin) error) error {
-	began, looks := w.service.now(), 0
 	var at position
 	for {
 		batch, err := w.next(ctx, at, maxBatch)
@@ -464,15 +571,16 @@ func (w *walk) all(ctx context.Context, use func(queriedTwin) error) error {
 			return err
 		}
 		for _, l := range batch {
-			if d := (queriedTwin{l.Found}); w.satisfies(d) {
-				if err := use(d); err != nil {
-					return err
-				}
+			if !l.holds {
+				continue
+			}
+			if err := use(queriedTwin{l.Found}); err != nil {
+				return err
 			}
 		}
 		at = batch[len(batch)-1].behind
-		if looks += len(batch); w.service.now().Sub(began) > aggregateTime {
-			return invalid("The query looked at %d twins in %v and is not done. Have WHERE name fewer: = and IN on tags or properties find them by an index", looks, aggregateTime)
+		if w.service.now().Sub(w.began) > aggregateTime {
+			return invalid("The query looked at %d twins in %v and is not done. Have WHERE name fewer: = and IN on tags or properties find them by an index", w.looks, aggregateTime)
 		}
 	}
 }
@@ -528,7 +636,7 @@ func (w *walk) resume(continued string) error {
 // page looks for a page of rows.
 func (w *walk) page(ctx context.Context, limit int) (Page, error) {
 	page, at := Page{Whole: w.query.Whole()}, w.from
-	began, looks, size, rows := w.service.now(), 0, 0, 0
+	size, rows := 0, 0
 	limit = min(limit, w.left)
 	for {
 		batch, err := w.next(ctx, at, min(max(2*(limit-rows), minBatch), maxBatch))
@@ -537,9 +645,9 @@ func (w *walk) page(ctx context.Context, limit int) (Page, error) {
 		}
 		for _, l := range batch {
 			at = l.behind
-			if d := (queriedTwin{l.Found}); w.satisfies(d) {
+			if l.holds {
 				rows++
-				size += page.add(w.query, d)
+				size += page.add(w.query, queriedTwin{l.Found})
 			}
 			if rows == limit || size >= maxPageSize {
 				break
@@ -548,8 +656,7 @@ func (w *walk) page(ctx context.Context, limit int) (Page, error) {
 		if rows == w.left {
 			return page, nil // all that TOP allows
 		}
-		looks += len(batch)
-		if rows == limit || size >= maxPageSize || looks >= maxLooks || w.service.now().Sub(began) >= pageTime {
+		if rows == limit || size >= maxPageSize || w.looks >= maxLooks || w.service.now().Sub(w.began) >= pageTime {
 			page.Continuation = w.continuation(at, w.left-rows)
 			return page, nil
 		}

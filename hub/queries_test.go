@@ -1,6 +1,8 @@
 package hub_test
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -46,6 +48,7 @@ type finder struct {
 	store
 	scans, entries int
 	slow, blind    bool
+	stale          []string // devices that the index has under every value that it is asked for
 }
 
 func (f *finder) ScanTwins(ctx context.Context, host string, of hub.Part, wanted hub.Members, limit int) ([]hub.Found, error) {
@@ -61,7 +64,16 @@ func (f *finder) TwinEntries(ctx context.Context, path int64, after hub.TwinEntr
 	if f.blind {
 		return nil, nil
 	}
-	return f.store.TwinEntries(ctx, path, after, high, limit)
+	entries, err := f.store.TwinEntries(ctx, path, after, high, limit)
+	for _, id := range f.stale {
+		e := hub.TwinEntry{Value: high, ID: device.ID(id)}
+		if bytes.Equal(after.Value, high) && after.ID >= e.ID || slices.ContainsFunc(entries, func(o hub.TwinEntry) bool { return bytes.Equal(o.Value, high) && o.ID == e.ID }) {
+			continue
+		}
+		entries = append(entries, e)
+	}
+	slices.SortFunc(entries, func(a, b hub.TwinEntry) int { return cmp.Or(bytes.Compare(a.Value, b.Value), cmp.Compare(a.ID, b.ID)) })
+	return entries[:min(limit, len(entries))], err
 }
 
 func (f *finder) UnindexedTwins(ctx context.Context, limit int) ([]hub.Place, error) {

@@ -50,11 +50,12 @@ type Service struct {
 	live           live
 	intake         intake
 	events         events
+	scans          scans
 }
 
 // New returns the service made of c.
 func New(c Config) *Service {
-	return &Service{registry: c.Registry, stream: c.Stream, queues: c.Queues, presences: c.Presences, configurations: c.Configurations, policies: c.Policies, authorities: c.Authorities, peers: c.Peers, now: c.Now, random: c.Random}
+	return &Service{registry: c.Registry, stream: c.Stream, queues: c.Queues, presences: c.Presences, configurations: c.Configurations, policies: c.Policies, authorities: c.Authorities, peers: c.Peers, now: c.Now, random: c.Random, scans: newScans()}
 }
 
 // HostName returns the form in which a hub's host name is kept and compared:
