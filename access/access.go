@@ -5,6 +5,7 @@ package access
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -115,7 +116,8 @@ const skew = 5 * time.Minute
 
 // Authenticate says who made token. audience judges whether the token's
 // resource is the one being used. It reads no clock and no store; the error is
-// of kind errs.Denied and keeps the reason as its private cause.
+// of kind errs.Denied and keeps the reason as its private cause; who holds a key is
+// told it, too.
 func Authenticate(policies []Policy, token sas.Token, audience func(resource string) bool, now time.Time) (Caller, error) {
 	for _, p := range policies {
 		if !strings.EqualFold(p.Name, token.KeyName) {
@@ -125,9 +127,10 @@ func Authenticate(policies []Policy, token sas.Token, audience func(resource str
 		case !token.SignedBy(p.Primary.Bytes()) && !token.SignedBy(p.Secondary.Bytes()):
 			return Caller{}, denied("the signature was made with neither key of policy %q", p.Name)
 		case !audience(token.Resource):
-			return Caller{}, denied("the token is for %q", token.Resource)
+			return Caller{}, refused("the token is for another resource").WithCause(fmt.Errorf("the token is for %q", token.Resource))
 		case token.Expired(now, skew):
-			return Caller{}, denied("the token expired at %s", token.Expiry.UTC().Format(time.RFC3339))
+			expired := "the token expired at " + token.Expiry.UTC().Format(time.RFC3339)
+			return Caller{}, refused(expired).WithCause(errors.New(expired))
 		}
 		return Caller{p.Name, p.Rights}, nil
 	}
@@ -137,11 +140,18 @@ func Authenticate(policies []Policy, token sas.Token, audience func(resource str
 // Require returns an error of kind errs.Denied unless c has all of need.
 func (c Caller) Require(need Right) error {
 	if c.Rights&need != need {
-		return denied("policy %q lacks %s", c.Policy, need&^c.Rights)
+		lacks := fmt.Sprintf("policy %q lacks %s", c.Policy, need&^c.Rights)
+		return refused(lacks).WithCause(errors.New(lacks))
 	}
 	return nil
 }
 
+// refused is for callers who proved to hold a key: they are told why.
+func refused(why string) *errs.Error {
+	return errs.New(errs.Denied, errs.CodeUnauthorizedAccess, "Unauthorized: %s", why)
+}
+
+// denied is for strangers, who are not.
 func denied(format string, args ...any) error {
 	return errs.New(errs.Denied, errs.CodeUnauthorizedAccess, "Unauthorized").WithCause(fmt.Errorf(format, args...))
 }

@@ -3,6 +3,7 @@ package access
 import (
 	"crypto/rand"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,21 +37,22 @@ func TestAuthenticate(t *testing.T) {
 		expiry   time.Time
 		keyName  string
 		caller   string // the policy that is recognised; empty for a refusal
+		told     string // why, for a refused caller who holds a key
 	}{
-		{"primary key", owner.Primary, host, soon, "owner", "owner"},
-		{"secondary key", owner.Secondary, host, soon, "owner", "owner"},
-		{"name in another case", owner.Primary, host, soon, "OWNER", "owner"},
-		{"whole endpoint as resource", owner.Primary, "https://DPS.example:443/", soon, "owner", "owner"},
-		{"expired within the skew", owner.Primary, host, now.Add(-skew + time.Second), "owner", "owner"},
-		{"the other policy", reader.Primary, host, soon, "reader", "reader"},
+		{"primary key", owner.Primary, host, soon, "owner", "owner", ""},
+		{"secondary key", owner.Secondary, host, soon, "owner", "owner", ""},
+		{"name in another case", owner.Primary, host, soon, "OWNER", "owner", ""},
+		{"whole endpoint as resource", owner.Primary, "https://DPS.example:443/", soon, "owner", "owner", ""},
+		{"expired within the skew", owner.Primary, host, now.Add(-skew + time.Second), "owner", "owner", ""},
+		{"the other policy", reader.Primary, host, soon, "reader", "reader", ""},
 
-		{"another policy's key", reader.Primary, host, soon, "owner", ""},
-		{"a policy that is not there", owner.Primary, host, soon, "nobody", ""},
-		{"no policy named", owner.Primary, host, soon, "", ""},
-		{"the empty key of a policy without keys", device.SymmetricKey{}, host, soon, "empty", ""},
-		{"another host", owner.Primary, "other.example", soon, "owner", ""},
-		{"a device's resource", owner.Primary, "0ne00000000/registrations/d", soon, "owner", ""},
-		{"expired", owner.Primary, host, now.Add(-skew), "owner", ""},
+		{"another policy's key", reader.Primary, host, soon, "owner", "", ""},
+		{"a policy that is not there", owner.Primary, host, soon, "nobody", "", ""},
+		{"no policy named", owner.Primary, host, soon, "", "", ""},
+		{"the empty key of a policy without keys", device.SymmetricKey{}, host, soon, "empty", "", ""},
+		{"another host", owner.Primary, "other.example", soon, "owner", "", "the token is for another resource"},
+		{"a device's resource", owner.Primary, "0ne00000000/registrations/d", soon, "owner", "", "the token is for another resource"},
+		{"expired", owner.Primary, host, now.Add(-skew), "owner", "", "the token expired at 2026-03-01T11:55:00Z"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			token, err := sas.Parse(sas.Sign(c.key.Bytes(), c.resource, c.expiry, c.keyName))
@@ -63,8 +65,8 @@ func TestAuthenticate(t *testing.T) {
 				t.Errorf("caller %q, %v", caller.Policy, err)
 			case c.caller == "" && (errs.KindOf(err) != errs.Denied || caller != Caller{}):
 				t.Errorf("let in as %q, %v", caller.Policy, err)
-			case c.caller == "" && (errs.Public(err).Message != "Unauthorized" || errors.Unwrap(err) == nil):
-				t.Errorf("a stranger is told %q, and the reason kept is %v", errs.Public(err).Message, errors.Unwrap(err))
+			case c.caller == "" && (errs.Public(err).Message != strings.TrimSuffix("Unauthorized: "+c.told, ": ") || errors.Unwrap(err) == nil):
+				t.Errorf("the caller is told %q, and the reason kept is %v", errs.Public(err).Message, errors.Unwrap(err))
 			}
 		})
 	}
@@ -79,7 +81,7 @@ func TestRequireWantsEveryRight(t *testing.T) {
 			if (err == nil) != (need == have) {
 				t.Errorf("with %v, %v: %v", have, need, err)
 			}
-			if err != nil && errs.KindOf(err) != errs.Denied {
+			if err != nil && (errs.KindOf(err) != errs.Denied || errs.Public(err).Message != `Unauthorized: policy "p" lacks `+need.String()) {
 				t.Errorf("with %v, %v: %v", have, need, errs.KindOf(err))
 			}
 		}
