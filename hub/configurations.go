@@ -173,8 +173,12 @@ func (s *Service) ApplyContent(ctx context.Context, caller access.Caller, at Pla
 	case content.Device != nil:
 		return s.setContent(ctx, at, content.Device)
 	}
-	if _, err := s.identityAt(ctx, at); err != nil {
+	d, err := s.identityAt(ctx, at)
+	switch {
+	case err != nil:
 		return err
+	case !d.IoTEdge:
+		return contentInvalid("modulesContent is for devices that run IoT Edge")
 	}
 	for _, id := range slices.Sorted(maps.Keys(content.Modules)) {
 		module := at

@@ -314,12 +314,14 @@ func TestContentIsAppliedToOneDevice(t *testing.T) {
 			d.Fatal(err)
 		}
 		d.has(home("gate", ""), `{"a":1}`, ``)
+		d.device("leaf", false, `{}`)
 		for name, c := range map[string]struct {
 			at      hub.Place
 			content hub.ConfigurationContent
 			kind    errs.Kind
 		}{
 			"no device": {home("nobody", ""), hub.ConfigurationContent{Modules: map[device.ID]hub.Settings{"m": settings("properties.desired.a", `1`)}}, errs.NotFound},
+			"no edge":   {home("leaf", ""), hub.ConfigurationContent{Modules: map[device.ID]hub.Settings{"$edgeAgent": settings("properties.desired.a", `1`)}}, errs.Invalid},
 			"nothing":   {home("gate", ""), hub.ConfigurationContent{}, errs.Invalid},
 			"of module": {home("gate", ""), hub.ConfigurationContent{Module: settings("properties.desired.a", `1`)}, errs.Invalid},
 			"too much":  {home("gate", ""), hub.ConfigurationContent{Device: settings("properties.desired.a", `"`+strings.Repeat("x", 5000)+`"`)}, errs.Invalid},
