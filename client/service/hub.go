@@ -15,7 +15,10 @@ import (
 // A Hub is an operator's access to one IoT hub, Azure's or Berth's, with the
 // IoT Hub service REST API. It is safe for concurrent use. Refusals and
 // repetitions are as for a [Client].
-type Hub struct{ calls *hubrest.Hub }
+type Hub struct {
+	calls *hubrest.Hub
+	host  string
+}
 
 // NewHub reads the connection string of one of the hub's shared access
 // policies, in the forms that [New] takes, and returns a client; it does not
@@ -29,8 +32,12 @@ func NewHub(connectionString string, o client.HTTP) (*Hub, error) {
 	if err != nil {
 		return nil, fmt.Errorf("service: %w", err)
 	}
-	return &Hub{calls}, nil
+	return &Hub{calls, s.Host}, nil
 }
+
+// Host returns the host name of the hub as the connection string has it, with the
+// port if there is one.
+func (h *Hub) Host() string { return h.host }
 
 // CreateDevice makes an identity. The hub generates symmetric keys that are not
 // given; they are in the answer.

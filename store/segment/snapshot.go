@@ -15,7 +15,6 @@ import (
 // writing and trimming it: whatever was answered before the snapshot is in it,
 // as long as nothing has trimmed that. Its methods are for one goroutine.
 type Snapshot struct {
-	tail  *tail
 	files []snapshotFile // the oldest first
 }
 
@@ -60,14 +59,15 @@ func openSnapshot(dir string) (_ *Snapshot, err error) {
 		return nil, errors.New("there is no file of it")
 	}
 	newest := len(there) - 1
-	if s.tail, err = readTail(s.files[newest].File, s.files[newest].Name()); err != nil {
-		return nil, err
-	}
-	earlier, err := s.tail.earlierFiles(there[:newest], func(i int) (fs.FileInfo, error) { return s.files[i].Stat() })
+	t, err := readTail(s.files[newest].File, s.files[newest].Name())
 	if err != nil {
 		return nil, err
 	}
-	for i, e := range append(earlier, s.tail.summary) {
+	earlier, err := t.earlierFiles(there[:newest], func(i int) (fs.FileInfo, error) { return s.files[i].Stat() })
+	if err != nil {
+		return nil, err
+	}
+	for i, e := range append(earlier, t.summary) {
 		s.files[i].summary = e
 	}
 	return s, nil
@@ -98,9 +98,6 @@ func (s *Snapshot) Size() (bytes int64, messages uint64) {
 	}
 	return bytes, messages
 }
-
-// Last returns the newest sequence number.
-func (s *Snapshot) Last() uint64 { return s.tail.next - 1 }
 
 // Newest returns when the newest of the messages was enqueued, or the zero time
 // when there is none.

@@ -44,10 +44,20 @@ func (k *credential) flags(c *cobra.Command, ofDevice bool) {
 	if ofDevice {
 		f.BoolVar(&k.ca, "certificate-authority", false, "a certificate with the device ID as its common name, from a CA that the scope has verified (berth ca list)")
 		f.BoolVar(&k.none, "no-credential", false, "none of its own: what speaks for it has a policy with DeviceConnect")
-		c.MarkFlagsMutuallyExclusive("primary-key-file", "primary-thumbprint", "certificate-authority", "no-credential")
+	}
+	for _, key := range []string{"primary-key-file", "secondary-key-file"} {
+		for _, thumbprint := range []string{"primary-thumbprint", "secondary-thumbprint"} {
+			c.MarkFlagsMutuallyExclusive(key, thumbprint)
+		}
+	}
+	if !ofDevice {
 		return
 	}
-	c.MarkFlagsMutuallyExclusive("primary-key-file", "primary-thumbprint")
+	c.MarkFlagsMutuallyExclusive("certificate-authority", "no-credential")
+	for _, own := range []string{"primary-key-file", "secondary-key-file", "primary-thumbprint", "secondary-thumbprint"} {
+		c.MarkFlagsMutuallyExclusive(own, "certificate-authority")
+		c.MarkFlagsMutuallyExclusive(own, "no-credential")
+	}
 }
 
 // authentication reads the files.
@@ -383,10 +393,6 @@ it has no secret.`,
 			if err != nil {
 				return err
 			}
-			host, err := h.host(c.Context())
-			if err != nil {
-				return err
-			}
 			a, err := authenticationOf(c.Context(), hub, of)
 			if err != nil {
 				return missingDevice(err)
@@ -396,7 +402,7 @@ it has no secret.`,
 				return err
 			}
 			defer file.discard()
-			text, err := deviceConnection(host, of, a, slot)
+			text, err := deviceConnection(hub.Host(), of, a, slot)
 			if err != nil {
 				return err
 			}
