@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/store/internal/record"
 	"github.com/berth-iot/berth/store/storetest"
 )
@@ -31,7 +32,9 @@ func TestTwinsOfBeforeAreIndexed(t *testing.T) {
 func TestTwinsAreFoundAlongIndexes(t *testing.T) {
 	s := openTest(t)
 	for sql, args := range map[string]int{
-		scanDevices: 5, scanModules: 6, foundDevice: 2, foundModule: 3, selectTwinEntries: 6, countTwinEntries: 6, selectUnindexed: 1,
+		selectFound(false, hub.AllMembers) + scanDevices: 5, selectFound(true, hub.AllMembers) + scanModules: 6,
+		selectFound(false, hub.Members{}) + foundDevice: 2, selectFound(true, hub.Members{}) + foundModule: 3,
+		selectTwinEntries: 6, countTwinEntries: 6, selectUnindexed: 1,
 	} {
 		err := s.read(t.Context(), func(c *conn) error {
 			return c.each(func(r *record.Row) error {
