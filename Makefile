@@ -34,7 +34,7 @@ demo:
 
 test:
 	scripts/need =ca-certificates gcc =libc6-dev swtpm swtpm_setup=swtpm-tools tpm2_createek=tpm2-tools openssl =postgresql mosquitto nats-server
-	go test -race -shuffle=on ./...
+	go test -race -shuffle=on -timeout 20m ./...
 	scripts/fuzz $(FUZZTIME)
 
 interop:

@@ -74,7 +74,7 @@ server the host, the ID scope and the CA are found in its data directory.`,
   berth device --registration-id unit-1 --group-key fleet.key -o json
   berth device --tpm /dev/tpmrm0 --identify
   berth device --tpm /dev/tpmrm0 --send hello --websocket
-  berth device --registration-id pump-7 --key pump-7.key --mqtt --receive`,
+  berth device --registration-id pump-7 --key pump-7.key --websocket --receive=1`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := t.device(c.Context(), d); err != nil {

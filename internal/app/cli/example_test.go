@@ -178,6 +178,8 @@ func prepare(t *testing.T, command, tpm string) {
 	}
 	prepareHub(t, command)
 	switch command {
+	case "berth device":
+		runExample(t, "", "berth hub send pump-7 --body restart", tpm)
 	case "berth hub sink remove":
 		runExample(t, "", "berth hub route remove alarms", tpm)
 		runExample(t, "", "berth hub route remove hot", tpm)
