@@ -643,24 +643,43 @@ func (w *walk) page(ctx context.Context, limit int) (Page, error) {
 		if err != nil || len(batch) == 0 {
 			return page, err
 		}
-		for _, l := range batch {
+		full := false
+		for i, l := range batch {
 			at = l.behind
 			if l.holds {
 				rows++
 				size += page.add(w.query, queriedTwin{l.Found})
 			}
-			if rows == limit || size >= maxPageSize {
+			if full = rows == limit || size >= maxPageSize; full {
+				batch = batch[i:]
 				break
 			}
 		}
 		if rows == w.left {
 			return page, nil // all that TOP allows
 		}
-		if rows == limit || size >= maxPageSize || w.looks >= maxLooks || w.service.now().Sub(w.began) >= pageTime {
+		if full {
+			if more, err := w.more(ctx, batch); err != nil || !more {
+				return page, err
+			}
+		}
+		if full || w.looks >= maxLooks || w.service.now().Sub(w.began) >= pageTime {
 			page.Continuation = w.continuation(at, w.left-rows)
 			return page, nil
 		}
 	}
+}
+
+// more reports whether there may be rows behind the first twin of a batch, which
+// filled a page: to clients a continuation says that there is another one.
+func (w *walk) more(ctx context.Context, batch []looked) (bool, error) {
+	for _, l := range batch[1:] {
+		if l.holds {
+			return true, nil
+		}
+	}
+	next, err := w.next(ctx, batch[len(batch)-1].behind, minBatch)
+	return len(next) > 0, err
 }
 
 // add takes a twin in and returns about how many bytes that are.

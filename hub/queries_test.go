@@ -140,7 +140,7 @@ func TestQueryPages(t *testing.T) {
 	}
 	for _, limit := range []int{1, 7, 100, 1000} {
 		rows, pages := ask(t, s, "SELECT * FROM devices", limit)
-		if !slices.Equal(rows, all) || pages != 250/limit+1 {
+		if !slices.Equal(rows, all) || pages != (250+limit-1)/limit {
 			t.Errorf("%d at once: %d rows on %d pages", limit, len(rows), pages)
 		}
 		rows, _ = ask(t, s, "SELECT deviceId FROM devices WHERE tags.site = 'site-3'", limit)
