@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,9 +13,7 @@ import (
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
-	"github.com/berth-iot/berth/hsm/soft"
 	"github.com/berth-iot/berth/hub"
-	"github.com/berth-iot/berth/store/sqlite"
 )
 
 // A deploying is a hub that deploys configurations.
@@ -28,19 +25,7 @@ type deploying struct {
 
 func whileDeploying(t *testing.T, story func(d deploying)) {
 	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		if err := soft.Create(filepath.Join(dir, "key"), rand.Reader); err != nil {
-			t.Fatal(err)
-		}
-		k, err := soft.Open(filepath.Join(dir, "key"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		db, err := sqlite.Open(t.Context(), filepath.Join(dir, "db"), k)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer db.Close()
+		db := openStore(t)
 		s := hub.New(hub.Config{
 			Registry: db, Stream: db, Queues: db, Presences: db, Configurations: db, Policies: db, Random: rand.Reader, Now: time.Now,
 		})

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -17,7 +16,6 @@ import (
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
-	"github.com/berth-iot/berth/hsm/soft"
 	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/store/sqlite"
 )
@@ -76,20 +74,7 @@ type plant struct {
 }
 
 func newPlant(t *testing.T) *plant {
-	dir := t.TempDir()
-	if err := soft.Create(filepath.Join(dir, "key"), rand.Reader); err != nil {
-		t.Fatal(err)
-	}
-	k, err := soft.Open(filepath.Join(dir, "key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := sqlite.Open(t.Context(), filepath.Join(dir, "db"), k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	return &plant{t: t, store: db, far: &far{}}
+	return &plant{t: t, store: openStore(t), far: &far{}}
 }
 
 // dispatcher returns one of the plant's servers. positions is what it writes its

@@ -3,7 +3,6 @@ package hub_test
 import (
 	"crypto/rand"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -11,9 +10,7 @@ import (
 	"time"
 
 	"github.com/berth-iot/berth/device"
-	"github.com/berth-iot/berth/hsm/soft"
 	"github.com/berth-iot/berth/hub"
-	"github.com/berth-iot/berth/store/sqlite"
 )
 
 // BenchmarkReceive takes in messages of several devices, of which each sends on
@@ -25,19 +22,7 @@ func BenchmarkReceive(b *testing.B) {
 }
 
 func benchmarkReceive(b *testing.B, devices, window int) {
-	dir := b.TempDir()
-	if err := soft.Create(filepath.Join(dir, "key"), rand.Reader); err != nil {
-		b.Fatal(err)
-	}
-	k, err := soft.Open(filepath.Join(dir, "key"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	s, err := sqlite.Open(b.Context(), filepath.Join(dir, "db"), k)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer s.Close()
+	s := openStore(b)
 	service := hub.New(hub.Config{Registry: s, Stream: s, Queues: s, Presences: s, Policies: s, Random: rand.Reader, Now: time.Now})
 	var next atomic.Int64
 	var wg sync.WaitGroup

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	randv2 "math/rand/v2"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -16,9 +15,7 @@ import (
 	"time"
 
 	"github.com/berth-iot/berth/errs"
-	"github.com/berth-iot/berth/hsm/soft"
 	"github.com/berth-iot/berth/hub"
-	"github.com/berth-iot/berth/store/sqlite"
 )
 
 // An installation is two servers on one database, with a bus between them.
@@ -137,19 +134,7 @@ func (w *wire) heard() []int64 {
 // together runs a test on two servers and one device, which is not connected.
 func together(t *testing.T, story func(t *testing.T, i *installation, a, b *server)) {
 	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		if err := soft.Create(filepath.Join(dir, "key"), rand.Reader); err != nil {
-			t.Fatal(err)
-		}
-		k, err := soft.Open(filepath.Join(dir, "key"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		db, err := sqlite.Open(t.Context(), filepath.Join(dir, "db"), k)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer db.Close()
+		db := openStore(t)
 		i := &installation{t: t, servers: [2]*server{{self: 1}, {self: 2}}}
 		for n, s := range i.servers {
 			s.other = i.servers[1-n]

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -13,9 +12,7 @@ import (
 
 	"github.com/berth-iot/berth/attest"
 	"github.com/berth-iot/berth/device"
-	"github.com/berth-iot/berth/hsm/soft"
 	"github.com/berth-iot/berth/hub"
-	"github.com/berth-iot/berth/store/sqlite"
 )
 
 // A silent link is a connection over which nothing is said.
@@ -32,19 +29,7 @@ func (l *silent) Invoke(context.Context, string, json.RawMessage) (int, json.Raw
 // moment later, and no longer than the first one lives.
 func TestServersKnowWhoIsConnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		if err := soft.Create(filepath.Join(dir, "key"), rand.Reader); err != nil {
-			t.Fatal(err)
-		}
-		k, err := soft.Open(filepath.Join(dir, "key"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		db, err := sqlite.Open(t.Context(), filepath.Join(dir, "db"), k)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer db.Close()
+		db := openStore(t)
 		var ahead time.Duration // the clock of the other server
 		server := func(now func() time.Time) *hub.Service {
 			return hub.New(hub.Config{Registry: db, Stream: db, Queues: db, Presences: db, Configurations: db, Policies: db, Random: rand.Reader, Now: now})

@@ -40,9 +40,8 @@ func clone[T any](p *T) *T {
 	return &c
 }
 
-// open returns a service over a fresh database. Its clock starts at t0 and
-// advances by a second with every look.
-func open(t *testing.T) (*hub.Service, store) {
+// openStore returns a fresh database, for as long as the test runs.
+func openStore(t testing.TB) *sqlite.Store {
 	t.Helper()
 	dir := t.TempDir()
 	if err := soft.Create(filepath.Join(dir, "key"), rand.Reader); err != nil {
@@ -57,8 +56,15 @@ func open(t *testing.T) (*hub.Service, store) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+// open returns a service over a fresh database. Its clock starts at t0 and
+// advances by a second with every look.
+func open(t *testing.T) (*hub.Service, store) {
+	t.Helper()
 	now := t0
-	s := store{db}
+	s := store{openStore(t)}
 	return hub.New(hub.Config{
 		Registry: s, Stream: s, Queues: s, Presences: s, Configurations: s, Policies: s, Random: rand.Reader,
 		Now: func() time.Time { now = now.Add(time.Second); return now },
