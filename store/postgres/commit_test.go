@@ -181,7 +181,7 @@ func TestABadMessageHarmsNoNeighbour(t *testing.T) {
 		{messages: []*hub.Message{{Hub: "hub-1", DeviceID: "b"}, {Hub: "\x00", DeviceID: "c"}}, done: make(chan struct{})},
 		{messages: []*hub.Message{{Hub: "hub-1", DeviceID: "d"}}, done: make(chan struct{})},
 	}
-	s.append(batch)
+	s.append(batch, new(messageRows))
 	for i, want := range []uint64{1, 0, 2} {
 		<-batch[i].done
 		if batch[i].first != want || (batch[i].err == nil) != (want != 0) {

@@ -2,7 +2,9 @@ package postgres
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 
@@ -24,18 +26,13 @@ const (
 	selectMessages    = "SELECT " + record.MessageColumns + " FROM message WHERE sequence > $1 ORDER BY sequence LIMIT $2"
 	selectHubMessages = "SELECT " + record.MessageColumns + " FROM message WHERE hub = $1 AND sequence > $2 ORDER BY sequence LIMIT $3"
 
-	// insertMessages takes the counter's row and, with it, the numbers. The row
-	// stays locked until the transaction has committed, so the next one that
-	// takes numbers commits later, and a reader who sees its messages sees these
-	// too: no number appears behind one that was read.
-	insertMessages = `WITH taken AS (
-			UPDATE counter SET value = value + $1, bytes = bytes + $9 WHERE name = 'message' RETURNING value - $1 AS before
-		)
-		INSERT INTO message (` + record.MessageColumns + `)
-		SELECT taken.before + m.number, m.hub, m.device_id, m.module_id, m.enqueued, m.system, m.properties, m.body
-		FROM taken, unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::bytea[])
-			WITH ORDINALITY AS m (hub, device_id, module_id, enqueued, system, properties, body, number)`
-	tellMessages = "SELECT value, pg_notify('" + messageChannel + "', value::text) FROM counter WHERE name = 'message'"
+	// takeNumbers takes the counter's row and, with it, the numbers. The row stays
+	// locked until the transaction has committed, so the next one that takes numbers
+	// commits later, and a reader who sees its messages sees these too: no number
+	// appears behind one that was read.
+	takeNumbers  = "UPDATE counter SET value = value + $1, bytes = bytes + $2 WHERE name = 'message' RETURNING value"
+	copyMessages = "COPY message (" + record.MessageColumns + ") FROM STDIN (FORMAT binary)"
+	tellMessages = "SELECT pg_notify('" + messageChannel + "', $1)"
 
 	// messageBytes is what counts of a message toward the size of the stream: its
 	// texts and body, and about what a row and its indexes need besides. The size of
@@ -43,8 +40,12 @@ const (
 	messageBytes = "100 + coalesce(octet_length(system), 0) + coalesce(octet_length(properties), 0) + coalesce(octet_length(body), 0)"
 	rowBytes     = 100
 
-	// Another server may be removing the same messages; each takes its own.
-	oldMessages = "SELECT sequence FROM message WHERE enqueued < $1 LIMIT $2 FOR UPDATE SKIP LOCKED"
+	// oldMessages are those of the $2 oldest messages that were enqueued before $1:
+	// the stream is about in the order of time. Another server may be removing the
+	// same messages; each takes its own.
+	oldMessages = `SELECT sequence FROM message WHERE sequence IN (
+			SELECT sequence FROM (SELECT sequence, enqueued FROM message ORDER BY sequence LIMIT $2) AS oldest WHERE enqueued < $1
+		) FOR UPDATE SKIP LOCKED`
 	// surplusMessages are the oldest messages without which the stream has $1 bytes,
 	// or less by a part of one message.
 	surplusMessages = `SELECT sequence FROM (
@@ -101,10 +102,11 @@ func (s *Store) Append(ctx context.Context, ms []*hub.Message) error {
 // runAppender appends what others ask for until the store is closed. While one
 // transaction goes to the disk the next batch gathers.
 func (s *Store) runAppender() {
+	var rows messageRows
 	for {
 		select {
 		case first := <-s.appends:
-			s.append(s.gather(first))
+			s.append(s.gather(first), &rows)
 		case <-s.closed:
 			return
 		}
@@ -135,11 +137,11 @@ func size(a *appending) (n int) {
 
 // append appends the messages of batch together, or else each of them by
 // itself, so that what is wrong with one harms no other.
-func (s *Store) append(batch []*appending) {
-	first, err := s.appendTogether(batch)
+func (s *Store) append(batch []*appending, rows *messageRows) {
+	first, err := s.appendTogether(batch, rows)
 	if err != nil && len(batch) > 1 && errs.KindOf(err) != errs.Unavailable {
 		for i := range batch {
-			s.append(batch[i : i+1])
+			s.append(batch[i:i+1], rows)
 		}
 		return
 	}
@@ -151,42 +153,72 @@ func (s *Store) append(batch []*appending) {
 }
 
 // appendTogether returns the sequence number of the first message.
-func (s *Store) appendTogether(batch []*appending) (first uint64, err error) {
-	var (
-		hubs, devices, modules []string
-		enqueued               []int64
-		system, properties     []any
-		bodies                 [][]byte
-		total                  int64
-	)
-	for _, a := range batch {
-		for _, m := range a.messages {
-			hubs, devices, modules = append(hubs, m.Hub), append(devices, string(m.DeviceID)), append(modules, string(m.ModuleID))
-			enqueued = append(enqueued, record.Nanoseconds(m.Enqueued))
-			system, properties = append(system, record.Properties(m.System)), append(properties, record.Properties(m.Properties))
-			bodies = append(bodies, m.Body)
-			total += int64(rowBytes + len(m.Body) + textBytes(system[len(system)-1]) + textBytes(properties[len(properties)-1]))
-		}
-	}
-	if len(hubs) == 0 {
+func (s *Store) appendTogether(batch []*appending, rows *messageRows) (first uint64, err error) {
+	rows.encode(batch)
+	count := int64(len(rows.numbers))
+	if count == 0 {
 		return 0, nil
 	}
 	var newest int64
-	err = s.transact(context.Background(), func(_ context.Context, t *tx) error {
-		t.write(insertMessages, int64(len(hubs)), hubs, devices, modules, enqueued, system, properties, bodies, total)
-		t.write(tellMessages).QueryRow(func(r pgx.Row) error { return r.Scan(&newest, nil) })
+	err = s.transact(context.Background(), func(ctx context.Context, t *tx) error {
+		err := t.read(ctx, query{func(r *record.Row) error { newest = r.Number(); return nil }, takeNumbers, []any{count, rows.bytes}})
+		if err != nil {
+			return err
+		}
+		rows.assign(newest - count + 1)
+		if err := t.copy(ctx, copyMessages, rows.copying); err != nil {
+			return err
+		}
+		t.write(tellMessages, strconv.FormatInt(newest, 10))
 		return nil
 	})
 	if err != nil {
 		return 0, err
 	}
 	s.news.Publish(uint64(newest))
-	return uint64(newest) - uint64(len(hubs)) + 1, nil
+	return uint64(newest - count + 1), nil
 }
 
-func textBytes(column any) int {
-	text, _ := column.(string)
-	return len(text)
+// messageRows are messages as rows, before they have their numbers: while these
+// are taken, all servers wait.
+type messageRows struct {
+	copying
+	numbers []int // where the number of each message is to be
+	bytes   int64 // what they count toward the size of the stream
+}
+
+func (rows *messageRows) encode(batch []*appending) {
+	rows.begin()
+	rows.numbers, rows.bytes = rows.numbers[:0], 0
+	for _, a := range batch {
+		for _, m := range a.messages {
+			rows.message(m)
+		}
+	}
+	rows.end()
+}
+
+// message adds a row of record.MessageColumns.
+func (rows *messageRows) message(m *hub.Message) {
+	rows.row(8)
+	rows.numbers = append(rows.numbers, len(rows.copying)+4) // behind the length
+	rows.number(0)
+	rows.text(m.Hub)
+	rows.text(string(m.DeviceID))
+	rows.text(string(m.ModuleID))
+	rows.number(record.Nanoseconds(m.Enqueued))
+	counted := len(rows.copying) + 3*4 // the lengths of the three do not count
+	rows.properties(m.System)
+	rows.properties(m.Properties)
+	rows.blob(m.Body)
+	rows.bytes += int64(rowBytes + len(rows.copying) - counted)
+}
+
+// number gives the messages their sequence numbers.
+func (rows *messageRows) assign(first int64) {
+	for i, at := range rows.numbers {
+		binary.BigEndian.PutUint64(rows.copying[at:], uint64(first)+uint64(i))
+	}
 }
 
 // Read implements hub.Stream.

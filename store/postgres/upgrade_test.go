@@ -44,6 +44,19 @@ const (
 			ON CONFLICT (scope, lower(host)) DO UPDATE SET host = excluded.host, weight = excluded.weight, allocation = excluded.allocation`
 	oldPutPolicy = `INSERT INTO policy (owner, name, rights, keys) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (owner, lower(name)) DO UPDATE SET name = excluded.name, rights = excluded.rights, keys = excluded.keys`
+	oldInsertMessages = `WITH taken AS (
+			UPDATE counter SET value = value + $1 WHERE name = 'message' RETURNING value - $1 AS before
+		)
+		INSERT INTO message (sequence, hub, device_id, enqueued, system, properties, body)
+		SELECT taken.before + m.number, m.hub, m.device_id, m.enqueued, m.system, m.properties, m.body
+		FROM taken, unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bytea[])
+			WITH ORDINALITY AS m (hub, device_id, enqueued, system, properties, body, number)`
+	oldTellMessages   = "SELECT value, pg_notify('berth_message', value::text) FROM counter WHERE name = 'message'"
+	oldSelectMessages = `SELECT sequence, hub, device_id, enqueued, system, properties, body FROM message
+		WHERE hub = $1 AND sequence > $2 ORDER BY sequence LIMIT $3`
+	oldDeleteMessages = `DELETE FROM message WHERE sequence IN (
+		SELECT sequence FROM message WHERE enqueued < $1 LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING sequence`
+
 	oldChanged = "UPDATE counter SET value = value + 1 WHERE name = 'change'"
 	oldSchema  = "SELECT version, minimum_reader FROM berth_schema"
 )
@@ -202,6 +215,29 @@ func TestAnOlderServerGoesOnWhileANewOneUpgrades(t *testing.T) {
 		linked, err3 := s.Linked(ctx, testScope)
 		return err == nil && err2 == nil && err3 == nil && len(groups) == 2 && scope.Allocation == "static" && len(linked) == 2
 	})
+
+	// Telemetry that either keeps is behind what the other kept, and either reads it.
+	oldAppend := func() {
+		t.Helper()
+		old.do(oldInsertMessages, 1, []string{"hub.example"}, []string{"pump-1"}, []int64{1}, []any{`{"message-source":"Telemetry"}`}, []any{nil}, [][]byte{[]byte("old")})
+		old.do(oldTellMessages)
+	}
+	oldAppend()
+	kept := &hub.Message{Hub: "hub.example", DeviceID: "pump-2", Enqueued: time.Now(), Properties: map[string]string{"line": "1"}}
+	if err := s.Append(ctx, []*hub.Message{kept}); err != nil || kept.Sequence != 2 {
+		t.Errorf("behind an old server's message: %d, %v", kept.Sequence, err)
+	}
+	oldAppend()
+	messages, err := s.Read(ctx, "hub.example", 0, 10)
+	if err != nil || len(messages) != 3 || messages[0].System["message-source"] != "Telemetry" || string(messages[2].Body) != "old" {
+		t.Errorf("the messages of both: %v, %v", messages, err)
+	}
+	if n := old.do(oldSelectMessages, "hub.example", 0, 10); n != 3 {
+		t.Errorf("an old server reads %d messages of 3", n)
+	}
+	if n := old.do(oldDeleteMessages, 2, 1000); n != 2 {
+		t.Errorf("an old server removes %d old messages of 2", n)
+	}
 
 	// And the other way round.
 	if err := s.PutScope(ctx, provision.Scope{ID: testScope, Allocation: "hashed", Hosts: []string{"dps-2.example"}, SharedKeys: provision.RefuseSharedKeys}); err != nil {

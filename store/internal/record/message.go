@@ -23,21 +23,28 @@ func Message(r *Row) (*hub.Message, error) {
 	return m, nil
 }
 
-// Properties returns a map as the columns "system" and "properties" have it:
-// JSON text, or nil. There are two of each message, so it is written by hand:
-// encoding/json takes longer for a map, and leaves seven times as many pieces behind.
+// Properties returns a map as the columns "system" and "properties" have it: JSON
+// text, or nil.
 func Properties(m map[string]string) any {
 	if m == nil {
 		return nil
 	}
-	b := append(make([]byte, 0, 512), '{')
+	return string(AppendProperties(make([]byte, 0, 512), m))
+}
+
+// AppendProperties appends the text of Properties. There are two of each message,
+// so it is written by hand: encoding/json takes longer for a map, and leaves seven
+// times as many pieces behind.
+func AppendProperties(b []byte, m map[string]string) []byte {
+	b = append(b, '{')
+	began := len(b)
 	for name, value := range m {
-		if len(b) > 1 {
+		if len(b) > began {
 			b = append(b, ',')
 		}
 		b = appendText(append(appendText(b, name), ':'), value)
 	}
-	return string(append(b, '}'))
+	return append(b, '}')
 }
 
 // appendText appends a JSON string.

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"bytes"
 	"encoding/json"
 	"maps"
 	"testing"
@@ -18,6 +19,9 @@ func TestProperties(t *testing.T) {
 	} {
 		var read map[string]string
 		text, _ := Properties(m).(string)
+		if behind := AppendProperties([]byte("text"), m); !bytes.HasPrefix(behind, []byte("text{")) || bytes.Contains(behind, []byte("{,")) {
+			t.Errorf("behind another text, %q became %s", m, behind)
+		}
 		if err := json.Unmarshal([]byte(text), &read); err != nil || !maps.Equal(read, m) {
 			t.Errorf("%q became %s (%v)", m, text, err)
 		}
