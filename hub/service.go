@@ -75,6 +75,28 @@ type Host struct {
 	Aliases []string // further ones, as clients may have them in tokens
 }
 
+// NewHost returns the hub of a name, with those that IoT Hub gives a hub besides:
+// {hub}.device.{domain} is for devices, {hub}.service.{domain} for operators.
+func NewHost(name string) Host {
+	label, domain, found := strings.Cut(name, ".")
+	if !found || label == "" || domain == "" {
+		return Host{Name: name}
+	}
+	return Host{Name: name, Aliases: []string{label + ".device." + domain, label + ".service." + domain}}
+}
+
+// ClassicName returns the name of the hub that has alias among the Aliases of
+// [NewHost], or alias where it can be no such name.
+func ClassicName(alias string) string {
+	label, rest, _ := strings.Cut(alias, ".")
+	for _, kind := range []string{"device.", "service."} {
+		if domain, found := strings.CutPrefix(rest, kind); found && label != "" && domain != "" {
+			return label + "." + domain
+		}
+	}
+	return alias
+}
+
 // covers reports whether a token for resource is good for path, which starts
 // with a slash, under any of the hub's names.
 func (h Host) covers(resource, path string) bool {

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -198,6 +199,26 @@ func TestHostName(t *testing.T) {
 	} {
 		if got := hub.HostName(host); got != want {
 			t.Errorf("%q: %q, want %q", host, got, want)
+		}
+	}
+}
+
+func TestNamesOfAHub(t *testing.T) {
+	if h := hub.NewHost("hub1.example.com"); !slices.Equal(h.Aliases, []string{"hub1.device.example.com", "hub1.service.example.com"}) {
+		t.Errorf("%+v", h)
+	}
+	for _, name := range []string{"localhost", "", ".", "hub1.", ".example"} {
+		if h := hub.NewHost(name); h.Name != name || h.Aliases != nil {
+			t.Errorf("%q: %+v", name, h)
+		}
+	}
+	for alias, want := range map[string]string{
+		"hub1.device.example.com": "hub1.example.com", "hub1.service.example.com": "hub1.example.com",
+		"hub1.example.com": "hub1.example.com", "hub1.devices.example.com": "hub1.devices.example.com", "device.example.com": "device.example.com",
+		"hub1.device": "hub1.device", "hub1.device.": "hub1.device.", ".device.example": ".device.example", "hub1.x.device.example": "hub1.x.device.example", "": "",
+	} {
+		if got := hub.ClassicName(alias); got != want {
+			t.Errorf("%q: %q, want %q", alias, got, want)
 		}
 	}
 }

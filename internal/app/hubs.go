@@ -64,9 +64,21 @@ func (h *hubs) each(ctx context.Context, f func(scope provision.Scope, name stri
 	return nil
 }
 
-// Hub returns the hub of these servers that has a name in lower case without a
-// port. Another server may have linked it; the store has the list in memory.
+// Hub returns the hub of these servers that has a name, in lower case without a
+// port, or has it as an alias. Another server may have linked it; the store has the
+// list in memory.
 func (h *hubs) Hub(name string) (hub.Host, bool) {
+	if h.has(name) {
+		return hub.NewHost(name), true
+	}
+	if classic := hub.ClassicName(name); classic != name && h.has(classic) {
+		return hub.NewHost(classic), true
+	}
+	return hub.Host{Name: name}, false
+}
+
+// has reports whether there is a hub of this very name.
+func (h *hubs) has(name string) bool {
 	found := false
 	err := h.each(context.Background(), func(_ provision.Scope, n string) bool { found = n == name; return !found })
 	switch {
@@ -77,7 +89,7 @@ func (h *hubs) Hub(name string) (hub.Host, bool) {
 	default:
 		h.known.Delete(name)
 	}
-	return hub.Host{Name: name}, found
+	return found
 }
 
 // Linked returns the hubs of scope, ordered by host.

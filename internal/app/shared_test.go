@@ -54,6 +54,12 @@ func TestServersShareAPostgreSQLDatabase(t *testing.T) {
 	if _, ok := a.Hub("hub.example"); !ok {
 		t.Error("who linked a hub does not know it")
 	}
+	if h, ok := a.Hub("hub.device.example"); !ok || h.Name != "hub.example" {
+		t.Errorf("by its name for devices a hub is %+v, %t", h, ok)
+	}
+	if h, ok := a.Hub("hub2.device.example"); ok {
+		t.Errorf("there is %+v", h)
+	}
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	deadline := time.After(time.Minute)
