@@ -14,68 +14,21 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/berth-iot/berth/client/natstest"
 	"github.com/berth-iot/berth/hub"
 	"github.com/berth-iot/berth/pki"
 )
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
-
-// A broker is a NATS server.
-type broker struct {
-	t       *testing.T
-	port    int
-	options []string
-	running *exec.Cmd
-}
-
-func newBroker(t *testing.T, options ...string) *broker {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &broker{t: t, port: l.Addr().(*net.TCPAddr).Port, options: options}
-	l.Close()
-	b.start()
-	t.Cleanup(func() { b.stop() })
-	return b
-}
-
-func (b *broker) url() string { return "nats://127.0.0.1:" + strconv.Itoa(b.port) }
-
-func (b *broker) start() {
-	b.t.Helper()
-	path, err := exec.LookPath("nats-server")
-	if err != nil {
-		b.t.Fatal("nats-server is missing; run: apt-get install nats-server")
-	}
-	b.running = exec.Command(path, append([]string{"-a", "127.0.0.1", "-p", strconv.Itoa(b.port)}, b.options...)...)
-	if err := b.running.Start(); err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-// stop kills it.
-func (b *broker) stop() {
-	if b.running != nil {
-		b.running.Process.Kill()
-		b.running.Wait()
-		b.running = nil
-	}
-}
 
 // A secret is a server key.
 type secret byte
@@ -212,8 +165,8 @@ func echo(_ context.Context, c hub.Call) (int, json.RawMessage, error) {
 }
 
 func TestNewsReachAllOthersInOrder(t *testing.T) {
-	b := newBroker(t)
-	one, two, three := join(t, Config{URL: b.url()}), join(t, Config{URL: b.url()}), join(t, Config{URL: b.url()})
+	b := natstest.Start(t)
+	one, two, three := join(t, Config{URL: b.URL()}), join(t, Config{URL: b.URL()}), join(t, Config{URL: b.URL()})
 	meet(t, one, two, three)
 	const many = 2000
 	for n := range many {
@@ -236,8 +189,8 @@ func TestNewsReachAllOthersInOrder(t *testing.T) {
 }
 
 func TestMethodsAtOtherServers(t *testing.T) {
-	b := newBroker(t)
-	one, two, three := join(t, Config{URL: b.url()}), join(t, Config{URL: b.url()}), join(t, Config{URL: b.url()})
+	b := natstest.Start(t)
+	one, two, three := join(t, Config{URL: b.URL()}), join(t, Config{URL: b.URL()}), join(t, Config{URL: b.URL()})
 	meet(t, one, two, three)
 	ctx := t.Context()
 	two.has[pump] = echo
@@ -289,8 +242,8 @@ func TestMethodsAtOtherServers(t *testing.T) {
 }
 
 func TestMethodsOfServersThatEnd(t *testing.T) {
-	b := newBroker(t)
-	one, two := join(t, Config{URL: b.url()}), join(t, Config{URL: b.url()})
+	b := natstest.Start(t)
+	one, two := join(t, Config{URL: b.URL()}), join(t, Config{URL: b.URL()})
 	meet(t, one, two)
 	began := make(chan struct{})
 	two.has[pump] = func(ctx context.Context, _ hub.Call) (int, json.RawMessage, error) {
@@ -314,9 +267,8 @@ func TestMethodsOfServersThatEnd(t *testing.T) {
 }
 
 func TestWithoutNATS(t *testing.T) {
-	b := newBroker(t)
-	b.stop()
-	one, two := join(t, Config{URL: b.url()}), join(t, Config{URL: b.url()})
+	b := natstest.New(t)
+	one, two := join(t, Config{URL: b.URL()}), join(t, Config{URL: b.URL()})
 	one.Tell(hub.News{Kind: hub.NewsDisabled, At: pump}) // nobody hears that, and nobody waits
 	if _, _, err := one.Call(t.Context(), reboot(pump)); !errors.Is(err, hub.ErrUnreachable) {
 		t.Errorf("before there was NATS: %v", err)
@@ -324,21 +276,21 @@ func TestWithoutNATS(t *testing.T) {
 	if h := one.Health(); h.Connected {
 		t.Errorf("%+v", h)
 	}
-	b.start()
+	b.Start(t)
 	meet(t, one, two)
 	two.has[pump] = echo
 	if _, _, err := one.Call(t.Context(), reboot(pump)); err != nil {
 		t.Error(err)
 	}
 
-	b.stop()
+	b.Kill()
 	await(t, "both see that NATS is gone", func() bool { return !one.Health().Connected && !two.Health().Connected })
 	checked := two.checkedSoFar()
 	one.Tell(hub.News{Kind: hub.NewsDisabled, At: pump})
 	if _, _, err := one.Call(t.Context(), reboot(pump)); !errors.Is(err, hub.ErrUnreachable) {
 		t.Errorf("while there is no NATS: %v", err)
 	}
-	b.start()
+	b.Start(t)
 	two.until(t, "two checks its devices after news were lost", func() bool { return two.checked > checked })
 	meet(t, one, two)
 	if status, _, err := one.Call(t.Context(), reboot(pump)); status != 201 || err != nil {
@@ -363,8 +315,8 @@ func (s *service) heardOf() []hub.News {
 
 // A server whose messages do not arrive any more, though NATS is there.
 func TestAServerThatIsNotHeard(t *testing.T) {
-	b := newBroker(t)
-	one, two := join(t, Config{URL: b.url()}), join(t, Config{URL: b.url()})
+	b := natstest.Start(t)
+	one, two := join(t, Config{URL: b.URL()}), join(t, Config{URL: b.URL()})
 	meet(t, one, two)
 	checked := one.checkedSoFar()
 	two.conn.Close() // as when it is killed
@@ -379,12 +331,10 @@ func TestAServerThatIsNotHeard(t *testing.T) {
 
 // A NATS that takes nothing in does not hold up who tells something.
 func TestNobodyWaitsForNATS(t *testing.T) {
-	b := newBroker(t)
-	one, two := join(t, Config{URL: b.url()}), join(t, Config{URL: b.url()})
+	b := natstest.Start(t)
+	one, two := join(t, Config{URL: b.URL()}), join(t, Config{URL: b.URL()})
 	meet(t, one, two)
-	if err := b.running.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	thaw := b.Freeze(t)
 	patch := json.RawMessage(`"` + strings.Repeat("x", 30<<10) + `"`)
 	const many = 4000 // more than the outbox and the kernel take
 	began := time.Now()
@@ -395,9 +345,7 @@ func TestNobodyWaitsForNATS(t *testing.T) {
 		t.Errorf("telling took %v", took)
 	}
 	checked := two.checkedSoFar()
-	if err := b.running.Process.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	thaw()
 	two.until(t, "two sees that it missed something", func() bool { return two.checked > checked })
 	meet(t, one, two)
 	last := int64(-1)
@@ -411,17 +359,17 @@ func TestNobodyWaitsForNATS(t *testing.T) {
 
 // Who can reach NATS and has no server key.
 func TestStrangersOnNATS(t *testing.T) {
-	b := newBroker(t)
-	one, two := join(t, Config{URL: b.url()}), join(t, Config{URL: b.url()})
+	b := natstest.Start(t)
+	one, two := join(t, Config{URL: b.URL()}), join(t, Config{URL: b.URL()})
 	meet(t, one, two)
-	stranger := join(t, Config{URL: b.url(), Key: secret(2)})
+	stranger := join(t, Config{URL: b.URL(), Key: secret(2)})
 	two.has[pump] = echo
 	stranger.has[pump] = func(context.Context, hub.Call) (int, json.RawMessage, error) { return 666, nil, nil }
 	stranger.Tell(hub.News{Kind: hub.NewsDeleted, At: pump})
 	if _, _, err := stranger.Call(t.Context(), reboot(pump)); err == nil {
 		t.Error("a stranger has called a method")
 	}
-	spy, err := nats.Connect(b.url())
+	spy, err := nats.Connect(b.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -463,22 +411,22 @@ func TestStrangersOnNATS(t *testing.T) {
 }
 
 func TestCredentialsForNATS(t *testing.T) {
-	b := newBroker(t, "--user", "berth", "--pass", "right")
+	b := natstest.Start(t, "--user", "berth", "--pass", "right")
 	word := func(s string) func() (string, error) { return func() (string, error) { return s, nil } }
-	one := join(t, Config{URL: b.url(), User: "berth", Password: word("right")})
+	one := join(t, Config{URL: b.URL(), User: "berth", Password: word("right")})
 	meet(t, one)
-	if n, err := Probe(t.Context(), Config{URL: b.url(), User: "berth", Password: word("right"), Prefix: "berth", Key: secret(1), Logger: quiet()}); n != 1 || err != nil {
+	if n, err := Probe(t.Context(), Config{URL: b.URL(), User: "berth", Password: word("right"), Prefix: "berth", Key: secret(1), Logger: quiet()}); n != 1 || err != nil {
 		t.Errorf("%d servers are there, %v", n, err)
 	}
-	if n, err := Probe(t.Context(), Config{URL: b.url(), User: "berth", Password: word("right"), Prefix: "berth", Key: secret(2), Logger: quiet()}); n != 0 || err != nil {
+	if n, err := Probe(t.Context(), Config{URL: b.URL(), User: "berth", Password: word("right"), Prefix: "berth", Key: secret(2), Logger: quiet()}); n != 0 || err != nil {
 		t.Errorf("%d servers of another installation are there, %v", n, err)
 	}
-	if _, err := Probe(t.Context(), Config{URL: b.url(), User: "berth", Password: word("wrong"), Prefix: "berth", Key: secret(1), Logger: quiet()}); err == nil || strings.Contains(err.Error(), "wrong") {
+	if _, err := Probe(t.Context(), Config{URL: b.URL(), User: "berth", Password: word("wrong"), Prefix: "berth", Key: secret(1), Logger: quiet()}); err == nil || strings.Contains(err.Error(), "wrong") {
 		t.Errorf("with the wrong password: %v", err)
 	}
-	wrong := join(t, Config{URL: b.url(), User: "berth", Password: word("wrong")})
+	wrong := join(t, Config{URL: b.URL(), User: "berth", Password: word("wrong")})
 	await(t, "the fault is known", func() bool { h := wrong.Health(); return !h.Connected && h.Fault != "" })
-	if _, err := Connect(Config{URL: b.url(), NKeyFile: "/does/not/exist", Prefix: "berth", Key: secret(1), Logger: quiet()}); err == nil {
+	if _, err := Connect(Config{URL: b.URL(), NKeyFile: "/does/not/exist", Prefix: "berth", Key: secret(1), Logger: quiet()}); err == nil {
 		t.Error("connected with an NKey that is not there")
 	}
 }
@@ -506,8 +454,8 @@ func TestTLSToNATS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b := newBroker(t, "--tls", "--tlscert", filepath.Join(dir, "tls.pem"), "--tlskey", filepath.Join(dir, "tls.key"))
-	address := strings.Replace(b.url(), "nats:", "tls:", 1)
+	b := natstest.Start(t, "--tls", "--tlscert", filepath.Join(dir, "tls.pem"), "--tlskey", filepath.Join(dir, "tls.key"))
+	address := strings.Replace(b.URL(), "nats:", "tls:", 1)
 	trusted := x509.NewCertPool()
 	trusted.AddCert(root.Certificate)
 	meet(t, join(t, Config{URL: address, RootCAs: trusted}), join(t, Config{URL: address, RootCAs: trusted}))
@@ -521,9 +469,9 @@ func TestTLSToNATS(t *testing.T) {
 // BenchmarkMethod calls a method at another server, which has the answer ready.
 func BenchmarkMethod(b *testing.B) {
 	t := new(testing.T)
-	n := newBroker(t)
-	defer n.stop()
-	one, two := join(t, Config{URL: n.url()}), join(t, Config{URL: n.url()})
+	n := natstest.Start(t)
+	defer n.Kill()
+	one, two := join(t, Config{URL: n.URL()}), join(t, Config{URL: n.URL()})
 	defer one.leave()
 	defer two.leave()
 	meet(t, one, two)

@@ -3,15 +3,14 @@ package app
 import (
 	"crypto/rand"
 	"log/slog"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/berth-iot/berth/client/natstest"
 	"github.com/berth-iot/berth/hsm/soft"
 	"github.com/berth-iot/berth/hub"
 )
@@ -58,19 +57,10 @@ func TestFaultsOfNATS(t *testing.T) {
 
 // The doctor tries NATS, and hears who is there.
 func TestDoctorTriesNATS(t *testing.T) {
-	path, err := exec.LookPath("nats-server")
-	if err != nil {
-		t.Fatal("nats-server is missing; run: apt-get install nats-server")
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
+	broker := natstest.New(t, "--user", "berth", "--pass", "right")
 	e := &examination{data: t.TempDir(), config: DefaultConfig()}
 	e.config.Data = e.data
-	e.config.NATS.URL, e.config.NATS.User, e.config.NATS.PasswordFile = "nats://"+address, "berth", "password"
+	e.config.NATS.URL, e.config.NATS.User, e.config.NATS.PasswordFile = broker.URL(), "berth", "password"
 	file := e.path("password")
 	if err := os.WriteFile(file, []byte("right"), 0o644); err != nil {
 		t.Fatal(err)
@@ -78,6 +68,7 @@ func TestDoctorTriesNATS(t *testing.T) {
 	if err := soft.Create(filepath.Join(e.data, "key"), rand.Reader); err != nil {
 		t.Fatal(err)
 	}
+	var err error
 	if e.key, err = soft.Open(filepath.Join(e.data, "key")); err != nil {
 		t.Fatal(err)
 	}
@@ -95,12 +86,7 @@ func TestDoctorTriesNATS(t *testing.T) {
 	}
 	says("no NATS", Warning, "connecting to NATS")
 
-	host, port, _ := net.SplitHostPort(address)
-	broker := exec.Command(path, "-a", host, "-p", port, "--user", "berth", "--pass", "right")
-	if err := broker.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { broker.Process.Kill(); broker.Wait() })
+	broker.Start(t)
 	s := &Server{config: e.config, logger: slog.New(slog.DiscardHandler), metrics: newMetrics("test"), hubs: &hubs{service: hub.New(hub.Config{})}}
 	if s.peers, err = openPeers(e.config, e.key, s.logger); err != nil {
 		t.Fatal(err)

@@ -4,19 +4,17 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/berth-iot/berth/client/natstest"
 	"github.com/berth-iot/berth/client/sink/sinktest"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
@@ -24,83 +22,30 @@ import (
 )
 
 // A broker is a NATS server with JetStream.
-type broker struct {
-	port    int
-	dir     string
-	options []string
+type broker struct{ *natstest.Server }
 
-	mu      sync.Mutex // guards running
-	running *exec.Cmd
-}
-
-func startBroker(t *testing.T, options ...string) *broker {
+func startBroker(t *testing.T, options ...string) broker {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	dir := t.TempDir()
+	config := filepath.Join(dir, "nats.conf")
+	text := fmt.Sprintf("jetstream { store_dir: %q }\nmax_payload: 2MB\n", filepath.Join(dir, "js"))
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b := &broker{port: l.Addr().(*net.TCPAddr).Port, dir: t.TempDir(), options: options}
-	l.Close()
-	b.Start(t)
-	t.Cleanup(b.Kill)
-	for {
-		if c, err := net.Dial("tcp", l.Addr().String()); err == nil {
-			c.Close()
-			return b
-		}
-		if t.Context().Err() != nil || t.Failed() {
-			t.Fatal("nats-server does not listen")
-		}
-		<-time.After(10 * time.Millisecond)
-	}
+	return broker{natstest.Start(t, append([]string{"-c", config}, options...)...)}
 }
-
-// Start implements sinktest.Far.
-func (b *broker) Start(t *testing.T) {
-	t.Helper()
-	path, err := exec.LookPath("nats-server")
-	if err != nil {
-		t.Error("nats-server is missing; run: apt-get install nats-server")
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	config := filepath.Join(b.dir, "nats.conf")
-	text := fmt.Sprintf("listen: 127.0.0.1:%d\njetstream { store_dir: %q }\nmax_payload: 2MB\n", b.port, filepath.Join(b.dir, "js"))
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Error(err)
-		return
-	}
-	b.running = exec.Command(path, append([]string{"-c", config}, b.options...)...)
-	if err := b.running.Start(); err != nil {
-		t.Error(err)
-	}
-}
-
-// Kill implements sinktest.Far.
-func (b *broker) Kill() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.running != nil {
-		b.running.Process.Kill()
-		b.running.Wait()
-		b.running = nil
-	}
-}
-
-func (b *broker) url() string { return "nats://127.0.0.1:" + strconv.Itoa(b.port) }
 
 // Config implements sinktest.Far.
-func (b *broker) Config() hub.SinkConfig {
+func (b broker) Config() hub.SinkConfig {
 	return hub.SinkConfig{
-		Hub: sinktest.Host, Name: "lake", Kind: Kind, URL: b.url(), Settings: map[string]string{"stream": "LAKE"}, BatchSize: 100,
+		Hub: sinktest.Host, Name: "lake", Kind: Kind, URL: b.URL(), Settings: map[string]string{"stream": "LAKE"}, BatchSize: 100,
 	}
 }
 
 // connect returns a connection to the broker, which may just have been started.
-func (b *broker) connect(t *testing.T) jetstream.JetStream {
+func (b broker) connect(t *testing.T) jetstream.JetStream {
 	t.Helper()
-	connection, err := nats.Connect(b.url(), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+	connection, err := nats.Connect(b.URL(), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +64,7 @@ func (b *broker) connect(t *testing.T) jetstream.JetStream {
 }
 
 // Kept implements sinktest.Far.
-func (b *broker) Kept(t *testing.T) (kept []*hub.Message) {
+func (b broker) Kept(t *testing.T) (kept []*hub.Message) {
 	t.Helper()
 	js := b.connect(t)
 	var stream jetstream.Stream

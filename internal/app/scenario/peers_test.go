@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -21,6 +20,7 @@ import (
 	"github.com/berth-iot/berth/client"
 	"github.com/berth-iot/berth/client/admin"
 	"github.com/berth-iot/berth/client/hub"
+	"github.com/berth-iot/berth/client/natstest"
 	"github.com/berth-iot/berth/client/service"
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/internal/app"
@@ -33,61 +33,20 @@ import (
 // aMoment is what may take one, on a machine that is busy.
 const aMoment = 30 * time.Second
 
-// A broker is a NATS server, which can be killed and started again.
-type broker struct {
-	t       *testing.T
-	address string
-	running *exec.Cmd
-}
-
-func startBroker(t *testing.T) *broker {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &broker{t: t, address: l.Addr().String()}
-	l.Close()
-	b.start()
-	t.Cleanup(b.kill)
-	return b
-}
-
-func (b *broker) start() {
-	b.t.Helper()
-	path, err := exec.LookPath("nats-server")
-	if err != nil {
-		b.t.Fatal("nats-server is missing; run: apt-get install nats-server")
-	}
-	host, port, _ := net.SplitHostPort(b.address)
-	b.running = exec.Command(path, "-a", host, "-p", port)
-	if err := b.running.Start(); err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-func (b *broker) kill() {
-	if b.running != nil {
-		b.running.Process.Kill()
-		b.running.Wait()
-		b.running = nil
-	}
-}
-
 // An installation is two servers on one PostgreSQL, which find each other through
 // NATS.
 type installation struct {
 	*fleet
 	t      *testing.T
 	data   string
-	broker *broker
+	broker *natstest.Server
 	a, b   *process
 }
 
 func newInstallation(t *testing.T) *installation {
 	t.Helper()
 	d := newDatabase(t, "postgres")
-	i := &installation{fleet: newFleet(t, d.data), t: t, data: d.data, broker: startBroker(t)}
+	i := &installation{fleet: newFleet(t, d.data), t: t, data: d.data, broker: natstest.Start(t)}
 	config := filepath.Join(d.data, "berth.toml")
 	text, err := os.ReadFile(config)
 	if err != nil {
@@ -97,7 +56,7 @@ func newInstallation(t *testing.T) *installation {
 	if !found {
 		t.Fatalf("there is no [nats] in %s", text)
 	}
-	text = []byte(before + "[nats]\n  url = \"nats://" + i.broker.address + "\"" + after)
+	text = []byte(before + "[nats]\n  url = \"" + i.broker.URL() + "\"" + after)
 	if err := os.WriteFile(config, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -360,7 +319,7 @@ func TestServersFindEachOthersDevices(t *testing.T) {
 	})
 	t.Run("without NATS each server goes on", func(t *testing.T) {
 		drain(v.down)
-		i.broker.kill()
+		i.broker.Kill()
 		i.echo(i.a, id, http.StatusServiceUnavailable)
 		i.echo(i.b, id, 200)
 		i.write(i.a, id, "by the database")
@@ -369,7 +328,7 @@ func TestServersFindEachOthersDevices(t *testing.T) {
 		other := i.create("disabled-meanwhile")
 		cut := i.visit(i.b, "disabled-meanwhile", other)
 		i.status(i.a, "disabled-meanwhile", hubjson.Disabled)
-		i.broker.start()
+		i.broker.Start(i.t)
 		began := time.Now()
 		v.hears(missed)
 		within(t, "who was disabled is cut off", cut.down)

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"github.com/berth-iot/berth/client"
 	"github.com/berth-iot/berth/client/admin"
 	"github.com/berth-iot/berth/client/hub"
+	"github.com/berth-iot/berth/client/natstest"
 	"github.com/berth-iot/berth/internal/app"
 )
 
@@ -128,50 +128,19 @@ func (k *taker) await(count int, fits func(int) bool) (again int) {
 
 // A lake is a NATS server with JetStream, that takes what a route brings.
 type lake struct {
-	t       *testing.T
-	address string
-	dir     string
-	running *exec.Cmd
+	*natstest.Server
+	t *testing.T
 }
 
 func newLake(t *testing.T) *lake {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	k := &lake{t: t, address: l.Addr().String(), dir: t.TempDir()}
-	l.Close()
-	k.start()
-	t.Cleanup(k.stop)
-	return k
-}
-
-func (k *lake) start() {
-	path, err := exec.LookPath("nats-server")
-	if err != nil {
-		k.t.Error("nats-server is missing; run: apt-get install nats-server")
-		return
-	}
-	host, port, _ := net.SplitHostPort(k.address)
-	k.running = exec.Command(path, "-a", host, "-p", port, "-js", "-sd", k.dir)
-	if err := k.running.Start(); err != nil {
-		k.t.Error(err)
-	}
-}
-
-func (k *lake) stop() {
-	if k.running != nil {
-		k.running.Process.Kill()
-		k.running.Wait()
-		k.running = nil
-	}
+	return &lake{natstest.Start(t, "-js", "-sd", t.TempDir()), t}
 }
 
 // await waits for the messages that are numbered from zero.
 func (k *lake) await(count int) (again int) {
 	k.t.Helper()
-	connection, err := nats.Connect("nats://"+k.address, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1))
+	connection, err := nats.Connect(k.URL(), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1))
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -233,7 +202,7 @@ func TestMessagesReachTheirSinks(t *testing.T) {
 		}
 	}
 	deep := newLake(t)
-	if _, err := operator.PutSink(t.Context(), hubHost, "lake", admin.SinkChange{Kind: "jetstream", URL: "nats://" + deep.address, Settings: map[string]string{"stream": "LAKE"}}); err != nil {
+	if _, err := operator.PutSink(t.Context(), hubHost, "lake", admin.SinkChange{Kind: "jetstream", URL: deep.URL(), Settings: map[string]string{"stream": "LAKE"}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := operator.PutRoute(t.Context(), hubHost, "lake", admin.RouteChange{Sink: "lake", Enabled: true}); err != nil {
@@ -292,11 +261,11 @@ func TestMessagesReachTheirSinks(t *testing.T) {
 			defer close(restarted)
 			<-time.After(150 * time.Millisecond)
 			odd.stop()
-			deep.stop()
+			deep.Kill()
 			<-time.After(150 * time.Millisecond)
 			l.restart()
 			odd.start()
-			deep.start()
+			deep.Start(t)
 		}()
 		send(600 * time.Millisecond)
 		<-restarted
