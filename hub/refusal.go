@@ -94,9 +94,9 @@ func (a Attempt) refused(by Approach, v attest.Verdict) Refusal {
 
 // fix says what would let the device in, by what the last check found.
 func (a Attempt) fix(v attest.Verdict) string {
-	what, name, at := "device", string(a.At.ID), " --hub "+a.At.Hub
+	what, name, at := "device", word(a.At.ID), " --hub "+a.At.Hub
 	if a.At.Module != "" {
-		what, name = "module", name+" "+string(a.At.Module)
+		what, name = "module", name+" "+word(a.At.Module)
 	}
 	show := "\nberth hub " + what + " show " + name + at
 	switch v.Findings[len(v.Findings)-1].Check {
@@ -113,9 +113,20 @@ func (a Attempt) fix(v attest.Verdict) string {
 	case "authentication type":
 		return "Have it prove itself in the way that is registered, or register the other one:" + show
 	case "status":
-		return "Enable it:\nberth hub device update " + string(a.At.ID) + " --enable" + at
+		return "Enable it:\nberth hub device update " + word(a.At.ID) + " --enable" + at
 	case "policy token", "rights":
 		return "Use a policy of the hub with the right DeviceConnect:\nberth policy list" + at
 	}
 	return ""
+}
+
+// word is an ID as shells take it for itself (POSIX.1-2017, Shell Command Language,
+// §2.2.2). Strangers choose it, and some of the characters that it may have would be
+// commands of theirs.
+func word(id device.ID) string {
+	const plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-:.+%_@,"
+	if strings.Trim(string(id), plain) == "" {
+		return string(id)
+	}
+	return "'" + strings.ReplaceAll(string(id), "'", `'\''`) + "'"
 }

@@ -33,6 +33,7 @@ func TestRefusalsAreRemembered(t *testing.T) {
 		found, fix string
 	}{
 		{"nobody", attest.Credential{Token: token(t, 1, host+"/devices/nobody", t0.Add(time.Hour), "")}, `✗ device: there is no device "nobody" at ` + host, "berth hub device create nobody --hub " + host},
+		{"a;reboot;$(b)'#", attest.Credential{Token: token(t, 1, host+"/devices/a", t0.Add(time.Hour), "")}, "✗ device: ", `berth hub device create 'a;reboot;$(b)'\''#' --hub ` + host},
 		{"d1", attest.Credential{Token: token(t, 9, host+"/devices/d1", t0.Add(time.Hour), "")}, "✗ signature: ", "berth hub device show d1 --hub " + host + " --keys"},
 		{"d1", attest.Credential{Token: token(t, 1, host+"/devices/d9", t0.Add(time.Hour), "")}, "✗ audience: ", "a token for " + host + "/devices/d1"},
 		{"d1", attest.Credential{Token: token(t, 1, host+"/devices/d1", t0.Add(-time.Hour), "")}, "✗ expiry: ", "compare its clock"},
