@@ -150,6 +150,8 @@ func (d queriedTwin) member(name string) query.Value {
 		return query.TextValue(FormatTime(d.Identity.StatusUpdated))
 	case "connectionState":
 		return query.TextValue(d.About.ConnectionState())
+	case "connectionStateUpdatedTime":
+		return query.TextValue(FormatTime(d.About.Updated))
 	case "lastActivityTime":
 		return query.TextValue(FormatTime(d.About.LastActivity))
 	case "cloudToDeviceMessageCount":

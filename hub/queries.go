@@ -225,7 +225,7 @@ func (s *Service) walk(hub string, q *query.Query) *walk {
 func (w *walk) look(p query.Path) {
 	m := &w.members
 	switch p[0].Name {
-	case "connectionState", "lastActivityTime", "cloudToDeviceMessageCount":
+	case "connectionState", "connectionStateUpdatedTime", "lastActivityTime", "cloudToDeviceMessageCount":
 		w.about = true
 	case "deviceId", "moduleId", "status", "modelId", "version", "capabilities", "parentScopes":
 	case "tags":

@@ -304,6 +304,7 @@ func TestQueriedDocument(t *testing.T) {
 		"moduleId, nothing, tags.none":                              `{}`,
 		"status, statusReason, statusUpdateTime":                    `{"status":"disabled","statusReason":"lost","statusUpdateTime":"2026-01-02T03:04:05.6Z"}`,
 		"connectionState, lastActivityTime":                         `{"connectionState":"Connected","lastActivityTime":"2026-03-01T12:00:00Z"}`,
+		"connectionStateUpdatedTime AS since":                       `{"since":"2026-03-01T12:00:00Z"}`,
 		"cloudToDeviceMessageCount AS n, authenticationType AS how": `{"n":1,"how":"sas"}`,
 		"x509Thumbprint, capabilities":                              `{"x509Thumbprint":{"primaryThumbprint":null,"secondaryThumbprint":null},"capabilities":{"iotEdge":true}}`,
 		"modelId, deviceScope, parentScopes":                        `{"modelId":"dtmi:m;1","deviceScope":"ms-azure-iot-edge://gw-638000000000000000","parentScopes":["up"]}`,
@@ -319,7 +320,7 @@ func TestQueriedDocument(t *testing.T) {
 	}
 	// A query reads no more than it looks at, and sees the same.
 	for _, name := range []string{
-		"deviceId", "moduleId", "etag", "deviceEtag", "status", "statusReason", "statusUpdateTime", "connectionState", "lastActivityTime",
+		"deviceId", "moduleId", "etag", "deviceEtag", "status", "statusReason", "statusUpdateTime", "connectionState", "connectionStateUpdatedTime", "lastActivityTime",
 		"cloudToDeviceMessageCount", "authenticationType", "x509Thumbprint", "modelId", "version", "tags", "properties", "configurations",
 		"capabilities", "deviceScope", "parentScopes", "properties.desired", "properties.reported", "properties.desired.x",
 		"properties.desired.$version", "properties.desired.$metadata", "properties.reported.$metadata.$lastUpdated",
@@ -334,7 +335,7 @@ func TestQueriedDocument(t *testing.T) {
 	if !json.Valid([]byte(whole)) || !strings.HasPrefix(whole, `{"properties":{"desired":{"x":1,"$metadata":{"`) {
 		t.Error(whole)
 	}
-	for _, condition := range []string{"connectionState = 'Connected'", "lastActivityTime < '2026-03-02'", "cloudToDeviceMessageCount > 0 AND tags.a.b[0] = 1"} {
+	for _, condition := range []string{"connectionState = 'Connected'", "connectionStateUpdatedTime > '2026-02-28'", "lastActivityTime < '2026-03-02'", "cloudToDeviceMessageCount > 0 AND tags.a.b[0] = 1"} {
 		if got := asked(t, s, "SELECT * FROM devices WHERE "+condition); got != "gw" {
 			t.Errorf("%s: %q", condition, got)
 		}

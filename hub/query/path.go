@@ -99,7 +99,7 @@ func reserved(word string) bool {
 // write them in any case; those of tags and properties are as they were written.
 var twinNames = []string{
 	"deviceId", "moduleId", "etag", "deviceEtag", "status", "statusReason", "statusUpdateTime", "connectionState",
-	"lastActivityTime", "cloudToDeviceMessageCount", "authenticationType", "x509Thumbprint", "modelId", "version",
+	"connectionStateUpdatedTime", "lastActivityTime", "cloudToDeviceMessageCount", "authenticationType", "x509Thumbprint", "modelId", "version",
 	"tags", "properties", "configurations", "capabilities", "deviceScope", "parentScopes",
 }
 
