@@ -174,13 +174,19 @@ type target struct {
 	reported  bool             // the condition looks at reported properties
 }
 
+// condition is the target condition without what it says of modules.
+func (c *Configuration) condition() string {
+	text := strings.TrimSpace(c.TargetCondition)
+	if c.Content.Module != nil && len(text) >= len(targetsModules) && strings.EqualFold(text[:len(targetsModules)], targetsModules) {
+		text = text[len(targetsModules):]
+	}
+	return text
+}
+
 // target reads the target condition.
 func (c *Configuration) target() (target, error) {
 	t := target{modules: c.Content.Module != nil}
-	text := strings.TrimSpace(c.TargetCondition)
-	if t.modules && len(text) >= len(targetsModules) && strings.EqualFold(text[:len(targetsModules)], targetsModules) {
-		text = text[len(targetsModules):]
-	}
+	text := c.condition()
 	switch {
 	case text == "":
 		t.none = true
@@ -198,16 +204,46 @@ func (c *Configuration) target() (target, error) {
 	return t, nil
 }
 
-// targets reports whether the configuration is for a device, or for a module.
-func (c *Configuration) targets(f Found) bool {
+// An aimed configuration has its target read, for those who look at many twins.
+type aimed struct {
+	*Configuration
+	target target
+}
+
+// aim reads the target of a configuration. One that cannot be read is for nobody.
+func aim(c *Configuration) aimed {
 	t, err := c.target()
+	if err != nil {
+		t.none = true // it was checked when it was put, by another program
+	}
+	return aimed{c, t}
+}
+
+// targets reports whether the configuration is for a device, or for a module.
+func (c aimed) targets(f Found) bool {
+	t := c.target
 	switch {
-	case err != nil, t.none, f.Identity == nil, f.Twin == nil, t.modules != (f.Identity.Module != ""):
+	case t.none, f.Identity == nil, f.Twin == nil, t.modules != (f.Identity.Module != ""):
 		return false
 	case c.Content.Modules != nil && !f.Identity.IoTEdge, isSystemModule(f.Identity.Module):
 		return false
 	}
 	return t.condition == nil || t.condition.Holds(queriedTwin{f})
+}
+
+// query finds whom the configuration targets. It is empty for nobody.
+func (c aimed) query() string {
+	if c.target.none {
+		return ""
+	}
+	text := "SELECT * FROM devices"
+	if c.target.modules {
+		text += ".modules"
+	}
+	if c.target.condition != nil {
+		text += " WHERE " + c.target.condition.String()
+	}
+	return text
 }
 
 // layered reports whether a deployment stacks on another one: it says nothing whole

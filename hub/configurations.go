@@ -7,7 +7,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/errs"
@@ -283,7 +282,7 @@ func (s *Service) count(ctx context.Context, hub string, queries map[string]stri
 
 // systemMetrics are the queries that IoT Hub's tools read and ask themselves.
 func (c *Configuration) systemMetrics() map[string]string {
-	from, of, where := "devices", "deviceId", strings.TrimSpace(c.TargetCondition)
+	from, of, where := "devices", "deviceId", c.condition()
 	applied := "configurations.[[" + c.ID + "]].status = 'Applied'"
 	switch {
 	case c.Content.Modules != nil:
@@ -301,9 +300,6 @@ func (c *Configuration) systemMetrics() map[string]string {
 		})
 	case c.Content.Module != nil:
 		from, of = "devices.modules", "deviceId, moduleId"
-		if len(where) >= len(targetsModules) && strings.EqualFold(where[:len(targetsModules)], targetsModules) {
-			where = where[len(targetsModules):]
-		}
 	}
 	all := "SELECT " + of + " FROM " + from
 	targeted := all + " WHERE " + where

@@ -62,7 +62,7 @@ func (d *due) without(name string, ids ...string) {
 // The zero value is ready.
 type deploying struct {
 	// known are the configurations by hub, in the order of precedence.
-	known atomic.Pointer[map[string][]*Configuration]
+	known atomic.Pointer[map[string][]aimed]
 
 	mu    sync.Mutex // guards what follows
 	due   due
@@ -70,7 +70,7 @@ type deploying struct {
 }
 
 // of returns what is known of a hub's configurations.
-func (d *deploying) of(hub string) []*Configuration {
+func (d *deploying) of(hub string) []aimed {
 	if known := d.known.Load(); known != nil {
 		return (*known)[hub]
 	}
@@ -80,13 +80,7 @@ func (d *deploying) of(hub string) []*Configuration {
 // twin notes that a twin or an identity changed. Where only what the device reports
 // did, that counts when a condition looks at it.
 func (d *deploying) twin(at Place, reported bool) {
-	wanted := func(c *Configuration) bool {
-		if !reported {
-			return true
-		}
-		t, err := c.target()
-		return err == nil && t.reported
-	}
+	wanted := func(c aimed) bool { return !reported || c.target.reported }
 	if !slices.ContainsFunc(d.of(at.Hub), wanted) {
 		return
 	}
@@ -168,7 +162,7 @@ func (s *Service) Deploy(ctx context.Context, failed func(error)) {
 }
 
 // deployDue looks at what is due, and returns what of it is to be looked at again.
-func (s *Service) deployDue(ctx context.Context, known map[string][]*Configuration, now due) (missed due, err error) {
+func (s *Service) deployDue(ctx context.Context, known map[string][]aimed, now due) (missed due, err error) {
 	var unfit unfit
 	for hub := range now.hubs {
 		if fault := s.deployAll(ctx, hub, known[hub], now.gone[hub], &unfit); fault != nil {
@@ -218,17 +212,21 @@ func (u *unfit) err() error {
 
 // learnConfigurations reads all configurations, by hub and in the order of
 // precedence.
-func (s *Service) learnConfigurations(ctx context.Context) (map[string][]*Configuration, error) {
+func (s *Service) learnConfigurations(ctx context.Context) (map[string][]aimed, error) {
 	hubs, err := s.configurations.ConfiguredHubs(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading which hubs have configurations: %w", err)
 	}
-	known := make(map[string][]*Configuration, len(hubs))
+	known := make(map[string][]aimed, len(hubs))
 	for _, hub := range hubs {
-		if known[hub], err = s.configurations.Configurations(ctx, hub); err != nil {
+		all, err := s.configurations.Configurations(ctx, hub)
+		if err != nil {
 			return nil, fmt.Errorf("reading the configurations of %s: %w", hub, err)
 		}
-		slices.SortFunc(known[hub], precedence)
+		slices.SortFunc(all, precedence)
+		for _, c := range all {
+			known[hub] = append(known[hub], aim(c))
+		}
 	}
 	s.deploying.known.Store(&known)
 	return known, nil
@@ -237,22 +235,22 @@ func (s *Service) learnConfigurations(ctx context.Context) (map[string][]*Config
 // deployAll looks at everyone of a hub whom a configuration targets, or whose twin
 // says so. What twins say of those that are gone is taken back first: an ID may be
 // that of another configuration by now.
-func (s *Service) deployAll(ctx context.Context, hub string, all []*Configuration, gone []string, unfit *unfit) error {
+func (s *Service) deployAll(ctx context.Context, hub string, all []aimed, gone []string, unfit *unfit) error {
 	var faults []error
-	look := func(text string, all []*Configuration) {
+	look := func(text string, all []aimed) {
 		faults = append(faults, s.eachFound(ctx, hub, text, func(f Found) error { return unfit.unless(s.deploy(ctx, f, all)) }))
 	}
-	standing := func(id string, all []*Configuration) {
+	standing := func(id string, all []aimed) {
 		for _, from := range []string{"devices", "devices.modules"} {
 			look("SELECT * FROM "+from+" WHERE configurations.[["+id+"]].status IN ['"+statusApplied+"', '"+statusTargeted+"']", all)
 		}
 	}
-	others := slices.DeleteFunc(slices.Clone(all), func(c *Configuration) bool { return slices.Contains(gone, c.ID) })
+	others := slices.DeleteFunc(slices.Clone(all), func(c aimed) bool { return slices.Contains(gone, c.ID) })
 	for _, id := range gone {
 		standing(id, others)
 	}
 	for _, c := range all {
-		look(c.targetQuery(), all)
+		look(c.query(), all)
 		standing(c.ID, all)
 	}
 	return errors.Join(faults...)
@@ -277,24 +275,8 @@ func (s *Service) eachFound(ctx context.Context, hub, text string, use func(Foun
 	return nil
 }
 
-// targetQuery finds whom the configuration targets. It is empty for nobody.
-func (c *Configuration) targetQuery() string {
-	t, err := c.target()
-	if err != nil || t.none {
-		return ""
-	}
-	text := "SELECT * FROM devices"
-	if t.modules {
-		text += ".modules"
-	}
-	if t.condition != nil {
-		text += " WHERE " + t.condition.String()
-	}
-	return text
-}
-
 // deployTo is deploy for a place, whatever is there.
-func (s *Service) deployTo(ctx context.Context, at Place, all []*Configuration) error {
+func (s *Service) deployTo(ctx context.Context, at Place, all []aimed) error {
 	d, err := s.identityAt(ctx, at)
 	if errs.KindOf(err) == errs.NotFound {
 		return nil
@@ -313,7 +295,7 @@ func (s *Service) deployTo(ctx context.Context, at Place, all []*Configuration) 
 }
 
 // deploy gives one device or module what the configurations have for it.
-func (s *Service) deploy(ctx context.Context, f Found, all []*Configuration) error {
+func (s *Service) deploy(ctx context.Context, f Found, all []aimed) error {
 	at := f.Identity.Place
 	content := func(c *Configuration) Settings { return c.Content.Device }
 	if at.Module != "" {
@@ -336,11 +318,11 @@ func (s *Service) deploy(ctx context.Context, f Found, all []*Configuration) err
 }
 
 // targeting are those of all that target a device or a module and that are wanted.
-func targeting(all []*Configuration, f Found, wanted func(*Configuration) bool) []*Configuration {
+func targeting(all []aimed, f Found, wanted func(*Configuration) bool) []*Configuration {
 	var them []*Configuration
 	for _, c := range all {
-		if wanted(c) && c.targets(f) {
-			them = append(them, c)
+		if wanted(c.Configuration) && c.targets(f) {
+			them = append(them, c.Configuration)
 		}
 	}
 	return them
