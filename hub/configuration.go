@@ -79,6 +79,16 @@ func (c *Configuration) check() error {
 	if _, err := c.target(); err != nil {
 		return err
 	}
+	// The queries that are made of the condition are longer than it.
+	made := slices.Collect(maps.Values(c.systemMetrics()))
+	if text := aim(c).query(); text != "" {
+		made = append(made, text)
+	}
+	for _, text := range made {
+		if err := checkMetric(text); err != nil {
+			return errs.New(errs.Invalid, errs.CodeTargetCondition, "targetCondition: %s", errs.Public(err).Message)
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Metrics)) {
 		if err := checkMetric(c.Metrics[name]); err != nil {
 			return errs.New(errs.Invalid, errs.CodeMetricsQuery, "The query of the metric %.50q: %s", name, errs.Public(err).Message)

@@ -14,6 +14,7 @@ import (
 	"github.com/berth-iot/berth/device"
 	"github.com/berth-iot/berth/errs"
 	"github.com/berth-iot/berth/hub"
+	"github.com/berth-iot/berth/hub/query"
 )
 
 // A deploying is a hub that deploys configurations.
@@ -353,6 +354,9 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 		"an empty name":       {with(func(c *hub.Configuration) { c.Content.Device = settings("properties.desired..a", `1`) }), owner, nil, errs.CodeConfigurationContent},
 		"a number for all":    {with(func(c *hub.Configuration) { c.Content.Device = settings("properties.desired", `1`) }), owner, nil, errs.CodeConfigurationContent},
 		"a broken condition":  {with(func(c *hub.Configuration) { c.TargetCondition = "tags.site=" }), owner, nil, errs.CodeTargetCondition},
+		"a long condition": {with(func(c *hub.Configuration) {
+			c.TargetCondition = "tags.site='" + strings.Repeat("x", query.MaxText-13) + "'"
+		}), owner, nil, errs.CodeTargetCondition},
 		"six metrics": {with(func(c *hub.Configuration) {
 			c.Metrics = map[string]string{"1": "", "2": "", "3": "", "4": "", "5": "", "6": ""}
 		}), owner, nil, errs.CodeArgumentInvalid},

@@ -422,8 +422,8 @@ func TestRows(t *testing.T) {
 
 func TestGroups(t *testing.T) {
 	documents := []page{
-		`{"deviceId":"a","tags":{"s":"Success","t":10}}`,
-		`{"deviceId":"b","tags":{"s":"Success","t":20}}`,
+		`{"deviceId":"a","tags":{"s":"Success","t":10,"large":1.7e308}}`,
+		`{"deviceId":"b","tags":{"s":"Success","t":20,"large":1.7e308}}`,
 		`{"deviceId":"c","tags":{"s":"Error","t":"hot"}}`,
 		`{"deviceId":"d","tags":{"t":-5}}`,
 		`{"deviceId":"e","tags":{"s":null}}`,
@@ -434,6 +434,7 @@ func TestGroups(t *testing.T) {
 		"SELECT COUNT() FROM devices": `{"count":6}`,
 		"SELECT COUNT() AS n, AVG(tags.t), SUM(tags.t), MIN(tags.t), MAX(tags.t) FROM devices": `{"n":6,"avg":8.333333333333334,"sum":25,"min":-5,"max":"hot"}`,
 		"SELECT AVG(tags.x), SUM(tags.x) AS s, MIN(tags.x) FROM devices":                       `{"s":0}`,
+		"SELECT SUM(tags.large), MAX(tags.large) FROM devices":                                 `{"max":1.7e+308}`,
 		"SELECT COUNT() AS n, tags.s FROM devices GROUP BY tags.s":                             `{"n":1} {"n":1,"s":null} {"n":1,"s":"Error"} {"n":2,"s":"Success"} {"n":1,"s":["x"]}`,
 		"SELECT tags.s FROM devices GROUP BY tags.s":                                           `{} {"s":null} {"s":"Error"} {"s":"Success"} {"s":["x"]}`,
 	} {
