@@ -237,7 +237,7 @@ func TestDeployments(t *testing.T) {
 		}))
 		d.put(deployment("below", "*", 5, map[device.ID]hub.Settings{"$edgeAgent": settings("properties.desired.modules.below", `{}`)}))
 		const layered = `{"schemaVersion":"1.1","modules":{"filter":{"type":"docker"}}}`
-		d.has(home("gate", "$edgeAgent"), layered, `{"base":{"status":"Applied"},"below":{"status":"Targeted"},"filter":{"status":"Applied"}}`)
+		d.has(home("gate", "$edgeAgent"), layered, `{"base":{"status":"Applied"},"below":{"status":"Targeted"},"filter":{"status":"Applied","layer":1}}`)
 		d.has(home("gate", "filter"), `{"limit":25}`, ``)
 		m, err := d.Identity(d.Context(), owner, home("gate", "filter"))
 		if err != nil || m.ManagedBy != "iotEdge" || m.Auth.Keys.Primary.IsZero() {
@@ -247,10 +247,23 @@ func TestDeployments(t *testing.T) {
 		// Another base takes the place of the first, with the layers above it.
 		d.put(deployment("next", "*", 15, map[device.ID]hub.Settings{"$edgeAgent": settings("properties.desired", `{"schemaVersion":"1.0","modules":{}}`)}))
 		d.has(home("gate", "$edgeAgent"), `{"schemaVersion":"1.0","modules":{"filter":{"type":"docker"}}}`,
-			`{"base":{"status":"Targeted"},"below":{"status":"Targeted"},"filter":{"status":"Applied"},"next":{"status":"Applied"}}`)
+			`{"base":{"status":"Targeted"},"below":{"status":"Targeted"},"filter":{"status":"Applied","layer":1},"next":{"status":"Applied"}}`)
+
+		// Layers that change places are set anew.
+		d.put(deployment("wide", "*", 30, map[device.ID]hub.Settings{"filter": settings("properties.desired.limit", `100`)}))
+		d.has(home("gate", "filter"), `{"limit":100}`, ``)
+		filter, err := d.Configuration(d.Context(), owner, host, "filter")
+		if err != nil {
+			d.Fatal(err)
+		}
+		filter.Priority = 40
+		if _, err := d.PutConfiguration(d.Context(), owner, *filter, is(filter.ETag)); err != nil {
+			d.Fatal(err)
+		}
+		d.has(home("gate", "filter"), `{"limit":25}`, ``)
 
 		// When all are gone, what they set stays.
-		for _, id := range []string{"base", "below", "filter", "next"} {
+		for _, id := range []string{"base", "below", "filter", "next", "wide"} {
 			if err := d.DeleteConfiguration(d.Context(), owner, host, id, nil); err != nil {
 				d.Fatal(err)
 			}

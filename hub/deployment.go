@@ -22,6 +22,7 @@ type standing map[string]configurationStatus
 
 type configurationStatus struct {
 	Status string `json:"status"`
+	Layer  int    `json:"layer,omitempty"` // of a deployment: how far above its base it is set
 }
 
 // standingOf reads what a twin says, and nothing where that cannot be read.
@@ -50,11 +51,11 @@ func (s *Service) configured(t *Twin, targeting []*Configuration, content func(*
 	was, now := standingOf(t), standing{}
 	next := t
 	for i, c := range targeting {
-		now[c.ID] = configurationStatus{statusTargeted}
+		now[c.ID] = configurationStatus{Status: statusTargeted}
 		if i > 0 {
 			continue
 		}
-		now[c.ID] = configurationStatus{statusApplied}
+		now[c.ID] = configurationStatus{Status: statusApplied}
 		if was[c.ID].Status == statusApplied {
 			continue
 		}
@@ -107,13 +108,15 @@ func deploymentOf(targeting []*Configuration) deployment {
 	d := deployment{standing: standing{}}
 	base := slices.IndexFunc(targeting, func(c *Configuration) bool { return !c.layered() })
 	for i, c := range targeting {
-		d.standing[c.ID] = configurationStatus{statusTargeted}
+		d.standing[c.ID] = configurationStatus{Status: statusTargeted}
 		if base >= 0 && i <= base {
-			d.standing[c.ID] = configurationStatus{statusApplied}
 			d.layers = append(d.layers, c)
 		}
 	}
 	slices.Reverse(d.layers)
+	for i, c := range d.layers {
+		d.standing[c.ID] = configurationStatus{statusApplied, i} // layers that change places are another deployment
+	}
 	return d
 }
 
