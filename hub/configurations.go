@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -246,13 +247,15 @@ func (s *Service) makeModule(ctx context.Context, at Place) error {
 
 // A ConfigurationMetric is a query about a configuration, and how many rows it has.
 type ConfigurationMetric struct {
-	Query string
-	Count int
+	Query   string
+	Count   int
+	Counted bool // or else it has more than could be counted in time
 }
 
 // ConfigurationMetrics counts whom a configuration targets and who has it, by the
-// names that IoT Hub gives to that, and answers the operator's own metrics. It takes
-// RegistryRead or ServiceConnect.
+// names that IoT Hub gives to that, and answers the operator's own metrics. What
+// cannot be counted before ctx ends stays uncounted. It takes RegistryRead or
+// ServiceConnect.
 func (s *Service) ConfigurationMetrics(ctx context.Context, caller access.Caller, c *Configuration) (system, custom map[string]ConfigurationMetric, err error) {
 	if err := configurer(caller, access.RegistryRead); err != nil {
 		return nil, nil, err
@@ -272,10 +275,14 @@ func (s *Service) count(ctx context.Context, hub string, queries map[string]stri
 			return nil, err
 		}
 		n, err := s.walk(hub, q).count(ctx)
-		if err != nil {
+		switch kind := errs.KindOf(err); {
+		case err == nil:
+			counted[name] = ConfigurationMetric{text, n, true}
+		case kind == errs.Invalid, kind == errs.Busy, errors.Is(ctx.Err(), context.DeadlineExceeded):
+			counted[name] = ConfigurationMetric{Query: text} // the rest is worth knowing
+		default:
 			return nil, fmt.Errorf("counting %s: %w", name, err)
 		}
-		counted[name] = ConfigurationMetric{text, n}
 	}
 	return counted, nil
 }

@@ -142,6 +142,11 @@ func TestConfigurationsOfDevices(t *testing.T) {
 		if _, custom, err := d.ConfigurationMetrics(d.Context(), owner, c); err != nil || custom["all"].Count != 3 {
 			d.Errorf("%v, %v", custom, err)
 		}
+		late, cancel := context.WithTimeout(d.Context(), 0)
+		defer cancel()
+		if system, _, err := d.ConfigurationMetrics(late, owner, c); err != nil || system["appliedCount"].Counted || system["appliedCount"].Query == "" {
+			d.Errorf("%v, %v", system, err)
+		}
 		never, err := d.Configuration(d.Context(), owner, host, "never")
 		if err != nil {
 			d.Fatal(err)

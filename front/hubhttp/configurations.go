@@ -1,9 +1,11 @@
 package hubhttp
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/device"
@@ -51,14 +53,20 @@ type metricsJSON struct {
 func encodeMetrics(counted map[string]hub.ConfigurationMetric) metricsJSON {
 	m := metricsJSON{make(map[string]int, len(counted)), make(map[string]string, len(counted))}
 	for name, of := range counted {
-		m.Results[name], m.Queries[name] = of.Count, of.Query
+		m.Queries[name] = of.Query
+		if of.Counted {
+			m.Results[name] = of.Count
+		}
 	}
 	return m
 }
 
-// encodeConfiguration counts the metrics as they are now.
-func (a api) encodeConfiguration(r *rest.Request, caller access.Caller, c *hub.Configuration) (configurationJSON, error) {
-	system, custom, err := a.Service.ConfigurationMetrics(r.Context(), caller, c)
+// countingTime is how long the metrics of one answer are counted.
+const countingTime = 10 * time.Second
+
+// encodeConfiguration counts the metrics as they are now, as far as there is time.
+func (a api) encodeConfiguration(counting context.Context, caller access.Caller, c *hub.Configuration) (configurationJSON, error) {
+	system, custom, err := a.Service.ConfigurationMetrics(counting, caller, c)
 	if err != nil {
 		return configurationJSON{}, err
 	}
@@ -75,7 +83,9 @@ func (a api) encodeConfiguration(r *rest.Request, caller access.Caller, c *hub.C
 }
 
 func (a api) answerConfiguration(w http.ResponseWriter, r *rest.Request, caller access.Caller, c *hub.Configuration) error {
-	document, err := a.encodeConfiguration(r, caller, c)
+	counting, cancel := context.WithTimeout(r.Context(), countingTime)
+	defer cancel()
+	document, err := a.encodeConfiguration(counting, caller, c)
 	if err != nil {
 		return err
 	}
@@ -103,9 +113,11 @@ func (a api) listConfigurations(w http.ResponseWriter, r *rest.Request, caller a
 	if err != nil {
 		return err
 	}
+	counting, cancel := context.WithTimeout(r.Context(), countingTime)
+	defer cancel()
 	list := make([]configurationJSON, min(top, len(all)))
 	for i := range list {
-		if list[i], err = a.encodeConfiguration(r, caller, all[i]); err != nil {
+		if list[i], err = a.encodeConfiguration(counting, caller, all[i]); err != nil {
 			return err
 		}
 	}
