@@ -167,7 +167,7 @@ func (p *plant) status(d *hub.Dispatcher) hub.RouteStatus {
 }
 
 func settle(d time.Duration) {
-	time.Sleep(d)
+	pass(d)
 	synctest.Wait()
 }
 
@@ -670,7 +670,7 @@ func TestGroupsBeginWhereTheyAreTold(t *testing.T) {
 		begin := time.Now()
 		for i := range 20 {
 			p.send([]string{host, "another.example"}[i%2], i, i)
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 		}
 		for name, c := range map[string]struct {
 			start hub.Start
