@@ -25,6 +25,7 @@ const (
 	upsertServer   = "INSERT INTO server (id, until) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET until = ?2"
 	deleteServers  = "DELETE FROM server WHERE until < ?"
 	deleteServer   = "DELETE FROM server WHERE id = ?"
+	endServers     = "DELETE FROM server"
 )
 
 // Notice implements hub.Presences.
@@ -65,7 +66,7 @@ func (s *Store) CountConnected(ctx context.Context, host string, now time.Time) 
 	return n, err
 }
 
-// LeaseServer implements hub.Presences. There is one server: the others are dead.
+// LeaseServer implements hub.Presences.
 func (s *Store) LeaseServer(ctx context.Context, server string, now, until time.Time) error {
 	return s.write(ctx, func(t *tx) error {
 		if err := t.exec(deleteServers, record.Nanoseconds(now)); err != nil {

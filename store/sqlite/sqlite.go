@@ -171,6 +171,10 @@ func (s *Store) openWriter(ctx context.Context, path string) (err error) {
 	if err := s.checkSealer(); err != nil {
 		return err
 	}
+	// Whoever had the lock before is gone, and so are the connections to it.
+	if err := s.writer.exec(endServers); err != nil {
+		return err
+	}
 	if err := s.learnKeys(ctx); err != nil {
 		return fmt.Errorf("learning which enrollments share a key: %w", err)
 	}

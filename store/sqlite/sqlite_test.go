@@ -6,12 +6,14 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berth-iot/berth/access"
 	"github.com/berth-iot/berth/attest"
@@ -328,6 +330,38 @@ func TestMigrationsAreNumbered(t *testing.T) {
 	for i, name := range names {
 		if want := fmt.Sprintf("migrations/%04d_", i+1); !strings.HasPrefix(name, want) || !strings.HasSuffix(name, ".sql") {
 			t.Errorf("%s, want %s….sql", name, want)
+		}
+	}
+}
+
+// Nobody is connected to a server that was killed, however long its lease was.
+func TestOpeningEndsTheServerOfBefore(t *testing.T) {
+	path, key := filepath.Join(t.TempDir(), "berth.db"), serverKey(t)
+	at := hub.Place{Hub: "hub-1", ID: "pump-7"}
+	now := time.Now()
+	for restarted := range 2 {
+		s, err := Open(t.Context(), path, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if restarted == 0 {
+			err = errors.Join(
+				s.Change(t.Context(), at, func(*hub.Identity, *hub.Twin) (*hub.Identity, *hub.Twin, error) {
+					return &hub.Identity{Place: at}, nil, nil
+				}),
+				s.LeaseServer(t.Context(), "s1", now, now.Add(time.Hour)),
+				s.Notice(t.Context(), "s1", []hub.Notice{{Place: at, Change: hub.NowConnected, Changed: now, Activity: now}}),
+			)
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		n, err := s.CountConnected(t.Context(), "hub-1", now)
+		if err != nil || n != 1-restarted {
+			t.Errorf("opened %d times: %d are connected, %v", restarted+1, n, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
