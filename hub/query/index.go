@@ -1,6 +1,7 @@
 package query
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"slices"
@@ -245,7 +246,7 @@ func Encode(v Value) []byte {
 func (r Range) Bounds() (low, high []byte) {
 	low, high = Encode(r.Low), Encode(r.High)
 	if r.Prefix {
-		return low, append(Encode(r.Low), 0xff) // which no string has
+		return low, above(Encode(r.Low))
 	}
 	switch r.kind() {
 	case Bool:
@@ -253,9 +254,15 @@ func (r Range) Bounds() (low, high []byte) {
 	case Number:
 		low, high = orBytes(low, encodedNumber), orBytes(high, encodedNumber, 0xff, 0xff)
 	case String:
-		low, high = orBytes(low, encodedString), orBytes(high, encodedString, 0xff)
+		low, high = orBytes(low, encodedString), orBytes(high, above([]byte{encodedString})...)
 	}
 	return low, high
+}
+
+// above is behind every string whose encoded bytes begin with these, also one that is
+// no UTF-8.
+func above(encoded []byte) []byte {
+	return append(encoded, bytes.Repeat([]byte{0xff}, 1+maxEncoded+1-len(encoded))...)
 }
 
 func orBytes(b []byte, otherwise ...byte) []byte {

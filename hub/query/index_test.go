@@ -111,6 +111,7 @@ func FuzzTerms(f *testing.F) {
 		"a = 'x'", "a > 5 AND a < 10", "a IN ['x', 2] OR a = true", "starts_with(a, 'xy') AND b", "a >= 'm' AND b <= 0",
 		"a > '" + strings.Repeat("y", 70) + "'", "starts_with(a, '" + strings.Repeat("y", 64) + "z')", "array_contains(c, 'x')",
 	} {
+		f.Add("a > ''", []byte("{\"a\":\"\xff0\"}"))
 		for _, document := range []string{`{"a":"x","b":true}`, `{"a":7,"b":-1}`, `{"a":"xyz","c":["x"]}`, `{"a":"` + strings.Repeat("y", 64) + `zz"}`} {
 			f.Add(text, []byte(document))
 		}
